@@ -24,7 +24,7 @@ class Pilot(StrEnum):
 
 
 class Credential(Struct, frozen=True):
-    """What a person showed. `id` is canonical ("ISO14443A:04A2B3C4"), `masked` is fit for logs and displays."""
+    """What a person showed. `id` is canonical ("ISO14443A:04A2B3C4"), `masked` is fit to be shown."""
 
     id: str
     masked: str
@@ -126,6 +126,13 @@ class UplinkChanged(Struct, frozen=True):
     online: bool
 
 
+class FaultClearRequested(Struct, frozen=True):
+    """A person looked at this connector and asks to clear its latched faults."""
+
+    at_ms: int
+    connector: int
+
+
 class StopRequested(Struct, frozen=True):
     """The daemon is asked to end: withdraw every offer; sessions stay open for the next start."""
 
@@ -144,5 +151,6 @@ Event = (
     | RecordFailed
     | ClaimAnswered
     | UplinkChanged
+    | FaultClearRequested
     | StopRequested
 )

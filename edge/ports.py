@@ -96,7 +96,7 @@ class Outbox(Protocol):
         """Closed claims with `seq` > `after_seq`, oldest first, at most `limit`."""
 
     async def settle(self, claim_id: str, state: ClaimState, detail: str) -> bool:
-        """Commit the backend's answer (SETTLED or REJECTED) durably. False: no closed claim of that id waits."""
+        """Commit the backend's answer (SETTLED or REJECTED) durably; False: no such claim waits."""
 
     async def next_connection(self) -> int:
         """Count a connection attempt durably; the number tells an old last will from a new one."""

@@ -1,4 +1,4 @@
-"""What must survive a power cut: the money side of a session, as the journal keeps it and the uplink sends it.
+"""What must survive a power cut: the money side of a session, as journal and uplink keep it.
 
 Energy is in watt-hours of the meter's lifetime register (never integrated power), money in exact decimals,
 times in milliseconds of Unix time with the quality the clock had.

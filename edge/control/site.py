@@ -12,7 +12,7 @@ NO_PARENT = -1
 
 
 class Circuit(Struct, frozen=True):
-    """A node of the supply tree. Its meter, if it has one, measures all that flows through it, ours included."""
+    """A node of the supply tree. Its meter, if any, measures all that flows through it, ours included."""
 
     id: str
     parent: int  # index into Site.circuits, NO_PARENT at the root
