@@ -63,9 +63,8 @@ def allocate(station: Station) -> tuple[Station, list[SetOffer]]:
     sent: list[SetOffer] = []
 
     def settle(i: int, offer_ma: int, bound_by: str) -> None:
-        before = connectors[i]
-        connectors[i] = _offered(before, offer_ma, bound_by, now)
-        if connectors[i].sent_ms != before.sent_ms:
+        connectors[i], send = _offered(connectors[i], offer_ma, bound_by, now)
+        if send:
             sent.append(SetOffer(site.outlets[i].number, offer_ma, now, LEASE_MS))
         drawn_now = drawable_ma(connectors[i], now, site.outlets[i].max_ma)
         add_load(site.circuits, load, site.outlets[i], drawn_now - drawn[i])
@@ -137,18 +136,20 @@ def headroom_ma(station: Station) -> list[Phases]:
 def _measured_ours(station: Station) -> list[list[int]]:
     """What our own meters say flows to cars, per circuit and phase.
 
-    A stale one counts as nothing, so that its car stays in the background as well as at its offer: too
-    careful, never too bold.
+    A stale one counts with its last value, at most its offer: if the car takes more since, the circuit's
+    meter shows it as background.
     """
     site, sums = station.site, [[0, 0, 0] for _ in station.site.circuits]
     for connector, outlet in zip(station.connectors, site.outlets, strict=True):
         meter = connector.meter
-        if meter is None or not is_fresh(meter, station.now_ms, METER_STALE_MS):
+        if meter is None:
             continue
+        stale = not is_fresh(meter, station.now_ms, METER_STALE_MS)
         circuit = outlet.circuit
         while circuit != NO_PARENT:
             for k, line in enumerate(outlet.lines):
-                sums[circuit][line] += max(0, meter.current_ma[k])
+                ma = max(0, meter.current_ma[k])
+                sums[circuit][line] += min(ma, connector.offer_ma) if stale else ma
             circuit = site.circuits[circuit].parent
     return sums
 
@@ -162,7 +163,7 @@ def _wishes(station: Station, headroom: list[Phases], drawn: list[int]) -> tuple
     most = [0] * len(site.outlets)
     wanting: list[int] = []
     for i, (connector, outlet) in enumerate(zip(station.connectors, site.outlets, strict=True)):
-        if connector.state in ENERGISED and _healthy(station, i):
+        if connector.state in ENERGISED and _healthy(station, i) and _reachable(station, i):
             most[i] = _most_ma(connector, outlet)
             wanting.append(i)
         else:  # not ours to command, or on its way out: it counts with the worst it may draw
@@ -174,6 +175,11 @@ def _wishes(station: Station, headroom: list[Phases], drawn: list[int]) -> tuple
     shares, bound = tree.share(rows, least, most, _turns(station, wanting))
     wanted = [0] * len(site.outlets)
     bounds = [""] * len(site.outlets)
+    for i, connector in enumerate(station.connectors):
+        if connector.state in ENERGISED and not _reachable(station, i):
+            # It holds what it was told last, whatever we say now; the offer stands until it is heard again.
+            wanted[i] = _permitted(station, i, connector.offer_ma, connector.offer_ma)
+            bounds[i] = "the controller does not answer"
     for i in wanting:
         wanted[i] = _permitted(station, i, _rounded(shares[i], site.outlets[i]), shares[i])
         bounds[i] = _bound_text(station, i, bound[i])
@@ -219,15 +225,17 @@ def _permitted(station: Station, i: int, wanted_ma: int, room: int) -> int:
 
 def _healthy(station: Station, i: int) -> bool:
     connector = station.connectors[i]
-    return (
-        not station.stopping
-        and stopping(connector.faults) is None
-        and is_fresh(connector.evse, station.now_ms, EVSE_STALE_MS)
-    )
+    return not station.stopping and stopping(connector.faults) is None
+
+
+def _reachable(station: Station, i: int) -> bool:
+    return is_fresh(station.connectors[i].evse, station.now_ms, EVSE_STALE_MS)
 
 
 def _not_yet(connector: Connector, allowed_ma: int, outlet: Outlet, now: int) -> str | None:
     """Why a raise has to wait, in words."""
+    if not is_fresh(connector.meter, now, METER_STALE_MS):
+        return "nothing is raised while the meter is silent"
     paused = connector.offer_ma == 0 and connector.lowered_ms > connector.since_ms
     if paused:
         return (
@@ -243,28 +251,28 @@ def _not_yet(connector: Connector, allowed_ma: int, outlet: Outlet, now: int) ->
     return "steps below 1 A are not passed on" if small else None
 
 
-def _offered(connector: Connector, offer_ma: int, bound_by: str, now: int) -> Connector:
-    """The connector after this offer; `sent_ms` moves when a command has to leave."""
+def _offered(connector: Connector, offer_ma: int, bound_by: str, now: int) -> tuple[Connector, bool]:
+    """The connector after this offer, and whether a command has to leave."""
     first = connector.sent_ms == 0 and connector.evse is not None
     if offer_ma != connector.offer_ma or first:
         held = connector.offer_ma if connector.sent_ms else _unknown_ma(connector)
         lowered = offer_ma < held
-        return replace(
+        hold = max(held, connector.hold_ma if _still_held(connector, now) else 0) if lowered else offer_ma
+        after = replace(
             connector,
             offer_ma=offer_ma,
             bound_by=bound_by,
             offered_ms=now,
             sent_ms=now,
-            hold_ma=max(held, connector.hold_ma if _still_held(connector, now) else 0)
-            if lowered
-            else offer_ma,
+            hold_ma=hold,
             lowered_ms=now if lowered else connector.lowered_ms,
         )
+        return after, True
     if offer_ma and now - connector.sent_ms >= RENEW_MS:
-        return replace(connector, bound_by=bound_by, sent_ms=now)
+        return replace(connector, bound_by=bound_by, sent_ms=now), True
     if bound_by != connector.bound_by:
-        return replace(connector, bound_by=bound_by)
-    return connector
+        return replace(connector, bound_by=bound_by), False
+    return connector, False
 
 
 def _still_held(connector: Connector, now: int) -> bool:

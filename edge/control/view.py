@@ -135,7 +135,9 @@ def connector_view(station: Station, i: int) -> ConnectorView:
     )
 
 
-def availability(connector: Connector, now_ms: int) -> Availability:
+def availability(  # noqa: PLR0911 - one word per case
+    connector: Connector, now_ms: int
+) -> Availability:
     """The one word for the connector. What is not known is said to be unknown, never free."""
     if stopping(connector.faults) is not None:
         return "faulted"
