@@ -292,7 +292,9 @@ class _Turn:
             return
         drawn_ma = max(connector.meter.current_ma)
         settled = self.now - connector.lowered_ms > OVERDRAW_MS and connector.sent_ms > 0
-        tolerated_ma = connector.offer_ma + max(1_000, connector.offer_ma // 10)
+        # A car can only obey what its controller has passed on, which is what was read back.
+        told_ma = max(connector.offer_ma, connector.evse.offer_ma if connector.evse else 0)
+        tolerated_ma = told_ma + max(1_000, told_ma // 10)
         if connector.offer_ma == 0 and settled and drawn_ma > UNBILLED_MA:
             if connector.state is not State.STOPPING:
                 self.raise_fault(i, "unbilled_current", f"{drawn_ma} mA flow although nothing is offered")
