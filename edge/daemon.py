@@ -1,0 +1,205 @@
+"""The shell around the core: opens the world, one inbox, one brain, many hands.
+
+Rules of this file: it decides nothing. Events come in through `Daemon.put`; the brain takes them one at a
+time; each command goes to one hand: set-points to a slot (newest wins), records to a queue (first in, first
+out), announcements to the log and the uplink. The systemd watchdog is petted by the brain, after a tick.
+"""
+
+import asyncio
+import signal
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+from typing import assert_never
+
+from edge import absence, clock, notify
+from edge.commands import Announce, Command, Record, SetOffer
+from edge.config import Config
+from edge.control.station import start, step
+from edge.control.view import view
+from edge.drivers.hands import EvseHand
+from edge.errors import JournalError
+from edge.events import Event, FaultClearRequested, Recorded, RecordFailed, StopRequested, Tick
+from edge.journal import Journal
+from edge.local_api import LocalApi
+from edge.logs import log
+from edge.ports import Reader
+from edge.records import Claim, ClaimState
+from edge.uplink.mqtt import MqttUplink
+from edge.wiring import Hands, open_hands, open_uplink, report
+
+TICK_MS = 250
+"""The pace of the core: an overload is answered within one meter poll and one tick."""
+
+WALL_EVERY_MS = 60_000
+"""How often the kernel is asked whether the wall clock is disciplined; it rarely changes."""
+
+LAST_WORDS_S = 5.0
+"""What withdrawing all offers and the last records may take on the way out (TimeoutStopSec is 20 s)."""
+
+
+async def run(config: Config, readers: Mapping[str, Reader] | None = None) -> None:
+    """Run the station until SIGTERM or SIGINT. Raises `JournalError` if it cannot remember.
+
+    `readers` replaces card readers by id: for readers that no PC/SC driver reaches, and for rigs without one.
+    """
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    async with AsyncExitStack() as stack:
+        config.paths.runtime.mkdir(parents=True, exist_ok=True)
+        journal = Journal(
+            config.paths.journal, station=config.site.station, wall=clock.wall, now_ms=clock.now_ms
+        )
+        await stack.enter_async_context(journal)
+        hands = await open_hands(config, clock.now_ms, readers or {})
+        uplink = open_uplink(config, journal, clock.now_ms)
+        await Daemon(config, journal, hands, uplink).serve(stop)
+
+
+class Daemon:
+    """One life of the brain and its hands."""
+
+    def __init__(self, config: Config, journal: Journal, hands: Hands, uplink: MqttUplink | None) -> None:
+        self._config = config
+        self._journal = journal
+        self._hands = hands
+        self._uplink = uplink
+        self._inbox: asyncio.Queue[Event] = asyncio.Queue()
+        self._records: asyncio.Queue[Claim] = asyncio.Queue()
+        self._heartbeat = absence.Heartbeat(config.paths.runtime)
+        self._wall_quality = clock.quality()
+
+    async def serve(self, stop: asyncio.Event) -> None:
+        """Live until `stop`, then withdraw every offer and flush every record."""
+        await self._wake_up()
+        api = LocalApi(self._config.paths.runtime / "edge.sock", self._answer, self._config.paths.local_group)
+        async with asyncio.TaskGroup() as group:
+            tasks = [
+                group.create_task(self._think(), name="brain"),
+                group.create_task(self._tick(), name="tick"),
+                group.create_task(self._remember(), name="records"),
+                group.create_task(api.run(), name="local api"),
+                *(group.create_task(hand.run(self.put), name=name) for name, hand in self._hands.all()),
+            ]
+            if self._uplink is not None:
+                tasks.append(group.create_task(self._uplink.run(self.put), name="uplink"))
+            notify.send("READY=1", f"STATUS=serving {len(self._config.site.outlets)} connectors")
+            log("ready", connectors=len(self._config.site.outlets))
+            await stop.wait()
+            notify.send("STOPPING=1")
+            await self._say_goodbye()
+            for task in tasks:
+                task.cancel()
+
+    def put(self, event: Event) -> None:
+        """Put an event into the inbox; for the loop's thread."""
+        self._inbox.put_nowait(event)
+
+    async def _wake_up(self) -> None:
+        now = clock.now_ms()
+        opened = self._journal.opened
+        if opened.quarantined is not None:
+            log("journal_quarantined", path=str(opened.quarantined), damage=opened.damage)
+        self._station, commands = start(
+            self._config.site,
+            opened.epoch,
+            await self._journal.next_seq(),
+            await self._journal.open_claims(),
+            now,
+            self._heartbeat.absent_ms(now),
+        )
+        self._carry_out(commands)
+
+    async def _think(self) -> None:
+        while True:
+            event = await self._inbox.get()
+            self._station, commands = step(self._station, event)
+            self._carry_out(commands)
+            if isinstance(event, Tick):
+                self._heartbeat.beat(event.at_ms)
+                notify.send("WATCHDOG=1")
+                if self._uplink is not None:
+                    report(self._uplink, self._station)
+
+    def _carry_out(self, commands: tuple[Command, ...]) -> None:
+        for command in commands:
+            match command:
+                case SetOffer(connector=number):
+                    self._hands.evses[number].set_offer(command)
+                case Record(claim=claim):
+                    self._records.put_nowait(claim)
+                case Announce(topic=topic, text=text, connector=connector):
+                    log(topic, text=text, connector=connector)
+                    if self._uplink is not None:
+                        self._uplink.announce(topic, text, connector)
+                case _:
+                    assert_never(command)
+
+    async def _tick(self) -> None:
+        """Tick at even distances; after a stall once, not once for each missed tick."""
+        loop = asyncio.get_running_loop()
+        due, judged_ms = loop.time(), clock.now_ms()
+        while True:
+            now = clock.now_ms()
+            if now - judged_ms >= WALL_EVERY_MS:
+                self._wall_quality, judged_ms = clock.quality(), now
+            unix_ms, _ = clock.wall()
+            self.put(Tick(now, unix_ms, self._wall_quality))
+            due = max(due + TICK_MS / 1000, loop.time())
+            await asyncio.sleep(due - loop.time())
+
+    async def _remember(self) -> None:
+        """One record at a time, in order; the brain hears how each ended."""
+        while True:
+            claim = await self._records.get()
+            try:
+                await self._journal.record(claim)
+            except JournalError as error:
+                self.put(RecordFailed(clock.now_ms(), claim.id, claim.state, str(error)))
+            else:
+                self.put(Recorded(clock.now_ms(), claim.id, claim.state))
+                if claim.state is ClaimState.CLOSED and self._uplink is not None:
+                    self._uplink.claim_waiting()
+            finally:
+                self._records.task_done()
+
+    async def _say_goodbye(self) -> None:
+        """Withdraw, wait for the controllers and the disk as long as that makes sense."""
+        log("stopping", text="withdrawing every offer")
+        self.put(StopRequested(clock.now_ms()))
+        while not self._inbox.empty():
+            await asyncio.sleep(0)
+        settled = [asyncio.create_task(hand.settled()) for hand in self._hands.evses.values()]
+        flushed = asyncio.create_task(self._records.join())
+        _, late = await asyncio.wait([*settled, flushed], timeout=LAST_WORDS_S)
+        for task in late:
+            task.cancel()
+        if late:
+            log(
+                "stopped_late",
+                text=f"{len(late)} controllers or records did not finish in {LAST_WORDS_S:g} s",
+            )
+
+    async def _answer(self, request: dict[str, object]) -> object:
+        """Answer the local API. `{"ask": "status"}` or `{"ask": "clear_fault", "connector": 1}`."""
+        match request:
+            case {"ask": "status"}:
+                return {**_builtins(view(self._station)), "claims": await self._journal.counts()}
+            case {"ask": "clear_fault", "connector": int(number)}:
+                self.put(FaultClearRequested(clock.now_ms(), number))
+                return {"ok": True}
+            case _:
+                return {"error": 'unknown request; ask "status" or "clear_fault" with a connector number'}
+
+
+def _builtins(value: object) -> dict[str, object]:
+    import msgspec
+
+    fields = msgspec.to_builtins(value)
+    return fields if isinstance(fields, dict) else {"value": fields}
+
+
+def evse_hands(hands: Hands) -> list[EvseHand]:
+    """The hands that hold set-points."""
+    return list(hands.evses.values())
