@@ -1,0 +1,1 @@
+"""What `./run bench` prints. Medians and ratios; no test depends on them."""
