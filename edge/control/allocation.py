@@ -245,6 +245,8 @@ def _not_yet(connector: Connector, allowed_ma: int, outlet: Outlet, now: int) ->
         )
     if connector.offer_ma == 0:
         return None
+    if connector.asking_since_ms is not None and connector.offered_ms < connector.asking_since_ms:
+        return None  # it was offered the minimum until it asked; there is nothing to settle
     if now - connector.offered_ms < RAISE_EVERY_MS:
         return "rising slowly"
     small = allowed_ma - connector.offer_ma < RAISE_STEP_MA and allowed_ma < outlet.max_ma

@@ -45,6 +45,7 @@ class Connector(Struct, frozen=True):
     sent_ms: int = 0  # when it was last sent (leases are renewed)
     hold_ma: int = 0  # the offer before the last decrease
     lowered_ms: int = 0
+    asking_since_ms: int | None = None  # pilot C or D without a break since
     bound_by: str = ""  # why the offer is not higher, in words
     overdraw_since_ms: int | None = None
     mismatches: int = 0

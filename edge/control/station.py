@@ -48,6 +48,9 @@ from edge.records import Claim, StopReason
 CARD_WAIT_MS = 60_000
 """How long a card shown before the plug stays good; long enough to fetch a cable from the boot."""
 
+CARD_QUIET_MS = 3_000
+"""A card that lies on the reader when the daemon starts was not shown to it, and must stop no session."""
+
 RESUME_WITHIN_MS = 60_000
 """After a longer absence of the daemon nobody knows whether it is still the same car."""
 
@@ -91,7 +94,8 @@ def step(  # noqa: C901, PLR0912 - one arm per event, nothing else
     station: Station, event: Event
 ) -> tuple[Station, tuple[Command, ...]]:
     """Take one event. The only function by which a station changes."""
-    turn = Turn(replace(station, now_ms=event.at_ms))
+    # A thread may hand over an event a little after younger ones; the core's time never goes back.
+    turn = Turn(replace(station, now_ms=max(station.now_ms, event.at_ms)))
     match event:
         case Tick():
             _tick(turn, event)
@@ -225,6 +229,11 @@ def _evse_read(turn: Turn, event: EvseRead) -> None:
 
 
 def _card_seen(turn: Turn, reader: str, credential: Credential) -> None:
+    if turn.now - turn.station.started_ms < CARD_QUIET_MS:
+        turn.announce(
+            "card_ignored", f"card {credential.masked}: the station just started, please show it again"
+        )
+        return
     decision = authorize.decide(turn.station, reader, credential)
     match decision:
         case authorize.Start(index=i, card=card):

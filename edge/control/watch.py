@@ -5,6 +5,7 @@ What is found wrong becomes a fault of the connector or circuit concerned; nothi
 
 from msgspec.structs import replace
 
+from edge.control.allocation import ASKING
 from edge.control.faults import CATALOGUE, raised
 from edge.control.session import State
 from edge.control.state import EVSE_STALE_MS, METER_STALE_MS, is_fresh
@@ -131,6 +132,9 @@ def judge_look(turn: Turn, i: int, event: EvseRead) -> None:
 def store_look(turn: Turn, i: int, event: EvseRead) -> None:
     """Keep the look; count read-backs above the offer and note when the contactor opened."""
     connector = replace(turn.at(i), evse=event)
+    asking = event.pilot in ASKING
+    if asking != (connector.asking_since_ms is not None):
+        connector = replace(connector, asking_since_ms=turn.now if asking else None)
     told_long_ago = connector.sent_ms and event.asked_ms - connector.offered_ms > READBACK_GRACE_MS
     wrong = told_long_ago and event.offer_ma > connector.offer_ma
     mismatches = connector.mismatches + 1 if wrong else 0

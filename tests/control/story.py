@@ -9,7 +9,7 @@ from decimal import Decimal
 from edge.commands import Announce, Command, Record, SetOffer
 from edge.control.site import NO_PARENT, Card, Circuit, Outlet, ReaderSite, Site
 from edge.control.state import Connector, Station
-from edge.control.station import start, step
+from edge.control.station import CARD_QUIET_MS, start, step
 from edge.events import (
     CardSeen,
     Credential,
@@ -116,6 +116,7 @@ class Story:
         self.commands: list[Command] = []
         self.records: list[Claim] = []
         self.boot()
+        self.now_ms += CARD_QUIET_MS  # stories begin when the station takes cards
 
     def boot(self, absent_ms: int | None = None) -> None:
         """Start the core on the journal as it is, as after a restart."""

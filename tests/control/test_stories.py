@@ -356,6 +356,28 @@ def test_after_a_short_absence_the_same_claim_goes_on() -> None:
     assert claim.reason is StopReason.CARD
 
 
+def test_a_card_that_lies_on_the_reader_over_a_restart_stops_nothing() -> None:
+    story = charging()
+    story.boot(absent_ms=2_000)
+    story.pass_time(500)
+    story.swipe(ALICE)
+    story.pass_time(5_000)
+    assert story.connector(1).state is State.CHARGING
+    assert "card_ignored" in story.topics()
+
+
+def test_a_car_that_begins_to_ask_gets_its_share_at_once() -> None:
+    story = Story()
+    story.pass_time(1_000)
+    car = story.plug(1, Car(asks=False))
+    story.swipe(ALICE)
+    story.pass_time(1_000)
+    assert story.plugs[1].offer_ma == 6_000
+    car.asks = True
+    story.pass_time(500)
+    assert story.plugs[1].offer_ma == 32_000
+
+
 @pytest.mark.parametrize("absent_ms", [None, 120_000], ids=["power cut", "two minutes"])
 def test_after_a_power_cut_the_claim_is_closed_with_the_meter_register(absent_ms: int | None) -> None:
     story = charging()
