@@ -1,0 +1,250 @@
+"""What may stand in the configuration file: one struct per TOML table, one field per key.
+
+A field's `description` is the remedy that a person reads when the value is missing or wrong. Nothing
+electrical has a default: whoever commissions a station must have read the plate or the fuse.
+"""
+
+from decimal import Decimal
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct, field
+
+_NAME = r"^[A-Za-z0-9_-]+$"  # safe as a level of an MQTT topic, in a file name and in a shell
+
+Name = Annotated[
+    str, Meta(pattern=_NAME, max_length=32, description="write 1 to 32 letters, digits, - or _, no spaces")
+]
+_REFERENCE = "write the id of one of the [[{}]]"
+BusId = Annotated[str, Meta(pattern=_NAME, description=_REFERENCE.format("buses"))]
+MeterId = Annotated[str, Meta(pattern=_NAME, description=_REFERENCE.format("meters"))]
+CircuitId = Annotated[str, Meta(pattern=_NAME, description=_REFERENCE.format("circuits"))]
+Text = Annotated[str, Meta(max_length=200, description="write a short text in quotes")]
+FileName = Annotated[str, Meta(max_length=4096, description="write the path of a file in quotes")]
+Milliseconds = Annotated[int, Meta(ge=20, le=60_000, description="write milliseconds, 20 to 60000")]
+Seconds = Annotated[int, Meta(ge=1, le=86_400, description="write seconds, 1 to 86400")]
+Port = Annotated[int, Meta(ge=1, le=65_535, description="write the TCP port, 1 to 65535")]
+Host = Annotated[
+    str,
+    Meta(pattern=r"^[A-Za-z0-9._:-]+$", max_length=253, description="write a host name or an IP address"),
+]
+
+Unit = Annotated[
+    int,
+    Meta(ge=1, le=247, description="write the Modbus address set in the device, 1 to 247"),
+]
+"""Modbus over serial line V1.02, 2.2: 0 is broadcast, 248 to 255 are reserved."""
+
+_MOST_CIRCUIT_MA = 6_300_000  # the largest frame of low-voltage circuit-breakers (IEC 60947-2 makers' ranges)
+
+_LIMIT = "write the fuse's rating in A for L1, L2, L3, e.g. [32, 32, 32]; 0 where a phase is not wired"
+_FALLBACK = "write what all connectors below may take together while the meter is silent, in A for L1, L2, L3"
+_LimitMa = Annotated[int, Meta(ge=0, le=_MOST_CIRCUIT_MA, extra={"milli": "A"})]
+LimitMa = Annotated[tuple[_LimitMa, _LimitMa, _LimitMa], Meta(description=_LIMIT)]
+FallbackMa = Annotated[tuple[_LimitMa, _LimitMa, _LimitMa], Meta(description=_FALLBACK)]
+
+MinMa = Annotated[
+    int,
+    Meta(
+        ge=6_000,
+        le=80_000,
+        extra={"milli": "A"},
+        description="write the least current to offer (6 to 80); IEC 61851-1 cannot signal less than 6 A",
+    ),
+]
+MaxMa = Annotated[
+    int,
+    Meta(
+        ge=6_000,
+        le=80_000,
+        extra={"milli": "A"},
+        description="write the rating on the connector's plate (6 to 80)",
+    ),
+]
+"""IEC 61851-1:2017 Annex A: a duty cycle of 10 % stands for 6 A, 96 % for 80 A; nothing else can be said."""
+
+PhaseOrder = Annotated[
+    str,
+    Meta(
+        pattern=r"^(?:L([123])(?!.*\1))+$",  # each phase at most once
+        description='write the supply phases behind its L1, L2, L3, e.g. "L2L3L1", or "L1"',
+    ),
+]
+
+_MOST_MONEY = 10_000_000  # per kWh in the smallest currency units in use
+Money = Annotated[
+    Decimal,
+    Meta(extra={"most": _MOST_MONEY}, description="write an amount before tax, e.g. 0.39, or 0"),
+]
+
+
+class StationTable(Struct, frozen=True):
+    """[station]."""
+
+    id: Name
+    name: Text
+    location: Text
+    support_contact: Text
+    time_zone: Annotated[str, Meta(description='write an IANA time zone, e.g. "Europe/Berlin"')] | None = None
+
+
+class PathsTable(Struct, frozen=True):
+    """[paths], relative to the configuration file's folder."""
+
+    journal: FileName = "/var/lib/edge/journal.sqlite"
+    runtime: FileName = "/run/edge"
+    local_group: Annotated[str, Meta(description="write the name of a group of this machine")] | None = None
+
+
+class UplinkTable(Struct, frozen=True):
+    """[uplink]."""
+
+    host: Host
+    port: Port
+    prefix: Annotated[
+        str,
+        Meta(
+            pattern=r"^[A-Za-z0-9_-]+(/[A-Za-z0-9_-]+)*$",
+            max_length=100,
+            description='write the first levels of the topics, e.g. "edge" or "fleet/north"; no + # or $',
+        ),
+    ] = "edge"
+    client_id: Annotated[str, Meta(max_length=64, description="write the MQTT client id")] | None = None
+    username: Annotated[str, Meta(max_length=200, description="write the MQTT user name")] | None = None
+    password_file: FileName | None = None
+    tls_ca: FileName | None = None
+    tls_cert: FileName | None = None
+    tls_key: FileName | None = None
+    meter_interval_s: Seconds = 10
+    resend_after_s: Seconds = 30
+
+
+class TariffTable(Struct, frozen=True):
+    """[tariff]."""
+
+    currency: Annotated[str, Meta(pattern=r"^[A-Z]{3}$", description='write the ISO 4217 code, e.g. "EUR"')]
+    per_kwh: Money
+    per_session: Money
+    vat_percent: Annotated[
+        Decimal, Meta(extra={"most": 100}, description="write the tax rate in percent, e.g. 19")
+    ]
+
+
+class SerialBusTable(Struct, frozen=True, tag_field="kind", tag="serial"):
+    """[[buses]] with kind = "serial"."""
+
+    id: Name
+    port: Annotated[
+        str,
+        Meta(
+            pattern=r"^/",
+            max_length=4096,
+            description="write the device's path, best the one under /dev/serial/by-id or by-path",
+        ),
+    ]
+    baud: Annotated[
+        Literal[1200, 2400, 4800, 9600, 19200, 38400, 57600, 115200],
+        Meta(description="write the rate set in the devices"),
+    ]
+    parity: Annotated[Literal["N", "E", "O"], Meta(description="write the parity set in the devices")]
+    stop_bits: Annotated[Literal[1, 2], Meta(description="write the stop bits set in the devices")]
+    timeout_ms: Milliseconds = 500
+    min_gap_ms: Annotated[
+        int, Meta(ge=0, le=1_000, description="write milliseconds between two questions, 0 to 1000")
+    ] = 100  # EVSE controllers on this bus need 100 to 200 ms to themselves
+
+
+class TcpBusTable(Struct, frozen=True, tag_field="kind", tag="tcp"):
+    """[[buses]] with kind = "tcp"."""
+
+    id: Name
+    host: Host
+    port: Port
+    timeout_ms: Milliseconds = 500
+    min_gap_ms: Annotated[
+        int, Meta(ge=0, le=1_000, description="write milliseconds between two questions, 0 to 1000")
+    ] = 0
+
+
+class MeterTable(Struct, frozen=True):
+    """[[meters]]."""
+
+    id: Name
+    bus: BusId
+    unit: Unit
+    profile: Annotated[str, Meta(description="write the name of the meter's profile")]
+    poll_ms: Milliseconds = 500
+
+
+class CircuitTable(Struct, frozen=True):
+    """[[circuits]]."""
+
+    id: Name
+    limit_ma: LimitMa = field(name="limit_a")
+    parent: CircuitId | None = None
+    meter: MeterId | None = None
+    fallback_ma: FallbackMa | None = field(name="fallback_a", default=None)
+
+
+class EvseTable(Struct, frozen=True):
+    """[connectors.evse]."""
+
+    driver: Annotated[Literal["simpleevse"], Meta(description="write the controller's driver")]
+    bus: BusId
+    unit: Unit
+    poll_ms: Milliseconds = 500
+
+
+class ConnectorTable(Struct, frozen=True):
+    """[[connectors]]."""
+
+    number: Annotated[int, Meta(ge=1, le=999, description="write the number painted on it, 1 to 999")]
+    circuit: CircuitId
+    phases: PhaseOrder
+    min_ma: MinMa = field(name="min_a")
+    max_ma: MaxMa = field(name="max_a")
+    meter: MeterId
+    ventilated: Annotated[
+        bool, Meta(description="write true only if the place is ventilated for gassing batteries, else false")
+    ]
+    evse: EvseTable
+
+
+class ReaderTable(Struct, frozen=True):
+    """[[readers]]."""
+
+    id: Name
+    name: Annotated[str, Meta(max_length=128, description="write a part of the name that pcsc_scan shows")]
+    connectors: Annotated[
+        tuple[Annotated[int, Meta(ge=1, le=999)], ...],
+        Meta(min_length=1, description="write the numbers of the connectors it serves, e.g. [1, 2]"),
+    ]
+
+
+class CardTable(Struct, frozen=True):
+    """[[cards]]."""
+
+    uid: Annotated[
+        str,
+        Meta(
+            pattern=r"^(ISO14443A:)?[0-9A-Fa-f]{2}([ :-]?[0-9A-Fa-f]{2})*$",
+            max_length=64,
+            description='write the 4, 7 or 10 bytes of its UID in hex, e.g. "04A2B3C4D5E680"',
+            extra={"secret": True},
+        ),
+    ]
+    contract: Annotated[str, Meta(max_length=64, description="write who is billed")]
+
+
+class ConfigFile(Struct, frozen=True):
+    """The whole file."""
+
+    station: StationTable
+    tariff: TariffTable
+    buses: Annotated[tuple[SerialBusTable | TcpBusTable, ...], Meta(min_length=1)]
+    meters: Annotated[tuple[MeterTable, ...], Meta(min_length=1)]
+    circuits: Annotated[tuple[CircuitTable, ...], Meta(min_length=1)]
+    connectors: Annotated[tuple[ConnectorTable, ...], Meta(min_length=1)]
+    paths: PathsTable = PathsTable()
+    uplink: UplinkTable | None = None
+    readers: tuple[ReaderTable, ...] = ()
+    cards: tuple[CardTable, ...] = ()
