@@ -9,14 +9,15 @@ import asyncio
 import signal
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
-from typing import assert_never
+from typing import TYPE_CHECKING, assert_never
+
+import msgspec
 
 from edge import absence, clock, notify
 from edge.commands import Announce, Command, Record, SetOffer
 from edge.config import Config
 from edge.control.station import start, step
 from edge.control.view import view
-from edge.drivers.hands import EvseHand
 from edge.errors import JournalError
 from edge.events import Event, FaultClearRequested, Recorded, RecordFailed, StopRequested, Tick
 from edge.journal import Journal
@@ -24,8 +25,10 @@ from edge.local_api import LocalApi
 from edge.logs import log
 from edge.ports import Reader
 from edge.records import Claim, ClaimState
-from edge.uplink.mqtt import MqttUplink
 from edge.wiring import Hands, open_hands, open_uplink, report
+
+if TYPE_CHECKING:
+    from edge.uplink.mqtt import MqttUplink
 
 TICK_MS = 250
 """The pace of the core: an overload is answered within one meter poll and one tick."""
@@ -52,7 +55,7 @@ async def run(config: Config, readers: Mapping[str, Reader] | None = None) -> No
             config.paths.journal, station=config.site.station, wall=clock.wall, now_ms=clock.now_ms
         )
         await stack.enter_async_context(journal)
-        hands = await open_hands(config, clock.now_ms, readers or {})
+        hands = open_hands(config, clock.now_ms, readers or {})
         uplink = open_uplink(config, journal, clock.now_ms)
         await Daemon(config, journal, hands, uplink).serve(stop)
 
@@ -60,7 +63,7 @@ async def run(config: Config, readers: Mapping[str, Reader] | None = None) -> No
 class Daemon:
     """One life of the brain and its hands."""
 
-    def __init__(self, config: Config, journal: Journal, hands: Hands, uplink: MqttUplink | None) -> None:
+    def __init__(self, config: Config, journal: Journal, hands: Hands, uplink: "MqttUplink | None") -> None:
         self._config = config
         self._journal = journal
         self._hands = hands
@@ -121,6 +124,7 @@ class Daemon:
                 notify.send("WATCHDOG=1")
                 if self._uplink is not None:
                     report(self._uplink, self._station)
+            self._inbox.task_done()
 
     def _carry_out(self, commands: tuple[Command, ...]) -> None:
         for command in commands:
@@ -168,8 +172,7 @@ class Daemon:
         """Withdraw, wait for the controllers and the disk as long as that makes sense."""
         log("stopping", text="withdrawing every offer")
         self.put(StopRequested(clock.now_ms()))
-        while not self._inbox.empty():
-            await asyncio.sleep(0)
+        await self._inbox.join()
         settled = [asyncio.create_task(hand.settled()) for hand in self._hands.evses.values()]
         flushed = asyncio.create_task(self._records.join())
         _, late = await asyncio.wait([*settled, flushed], timeout=LAST_WORDS_S)
@@ -185,21 +188,9 @@ class Daemon:
         """Answer the local API. `{"ask": "status"}` or `{"ask": "clear_fault", "connector": 1}`."""
         match request:
             case {"ask": "status"}:
-                return {**_builtins(view(self._station)), "claims": await self._journal.counts()}
+                return {**msgspec.to_builtins(view(self._station)), "claims": await self._journal.counts()}
             case {"ask": "clear_fault", "connector": int(number)}:
                 self.put(FaultClearRequested(clock.now_ms(), number))
                 return {"ok": True}
             case _:
                 return {"error": 'unknown request; ask "status" or "clear_fault" with a connector number'}
-
-
-def _builtins(value: object) -> dict[str, object]:
-    import msgspec
-
-    fields = msgspec.to_builtins(value)
-    return fields if isinstance(fields, dict) else {"value": fields}
-
-
-def evse_hands(hands: Hands) -> list[EvseHand]:
-    """The hands that hold set-points."""
-    return list(hands.evses.values())

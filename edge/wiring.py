@@ -1,0 +1,199 @@
+"""From the configuration to the hands: which driver, which line, which reader. The daemon's second screen.
+
+Adding a driver or a reader family is one line here.
+"""
+
+import asyncio
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from edge import __version__, clock, config
+from edge.config import Config, EvseDevice
+from edge.control.state import Station, unix_ms
+from edge.control.view import connector_view
+from edge.drivers.bus import ModbusBus
+from edge.drivers.hands import EvseHand, MeterHand
+from edge.drivers.simpleevse import SimpleEvse
+from edge.errors import DeviceError
+from edge.metering.modbus_meter import ModbusMeter
+from edge.metering.profile import load_profile, shipped
+from edge.payments.tariff import price_text
+from edge.ports import Evse, NowMs, Outbox, Put, Reader
+
+if TYPE_CHECKING:  # paho and TLS cost a station without an operator nothing
+    from edge.uplink.mqtt import MqttUplink
+
+SAFE_OFF_TRIES = 3
+"""`safe-off` runs when all else has failed; a lost frame shall not be the end of it."""
+
+
+class Runnable(Protocol):
+    """A hand the daemon keeps running."""
+
+    async def run(self, put: Put) -> None:
+        """Feed events until cancelled."""
+
+
+class Hands:
+    """Everything that touches the hardware."""
+
+    def __init__(
+        self, evses: dict[int, EvseHand], meters: dict[str, MeterHand], readers: dict[str, Reader]
+    ) -> None:
+        self.evses = evses
+        self._meters = meters
+        self._readers = readers
+
+    def all(self) -> Iterator[tuple[str, Runnable]]:
+        """Each hand with the name of its task."""
+        yield from ((f"evse/{number}", hand) for number, hand in self.evses.items())
+        yield from ((f"meter/{name}", hand) for name, hand in self._meters.items())
+        yield from ((f"reader/{name}", hand) for name, hand in self._readers.items())
+
+
+def load_config(path: Path) -> Config:
+    """Read the configuration with the meter profiles of this release. Raises `ConfigError`."""
+    return config.load(path, shipped())
+
+
+def open_hands(configured: Config, now_ms: NowMs, readers: Mapping[str, Reader]) -> Hands:
+    """Make every hand; they open their devices themselves. `readers` replaces card readers by id."""
+    from edge.rfid.pcsc import PcscReader
+
+    buses = _buses(configured, now_ms)
+    meters = {
+        meter.id: MeterHand(
+            meter.id,
+            ModbusMeter(buses[meter.bus], meter.unit, load_profile(meter.profile)),
+            meter.poll_ms,
+            now_ms,
+        )
+        for meter in configured.meters
+    }
+    evses = {
+        device.connector: EvseHand(device.connector, _evse(configured, device, buses), device.poll_ms, now_ms)
+        for device in configured.evses
+    }
+    known = {
+        reader.id: readers.get(reader.id) or PcscReader(reader.id, reader.name, now_ms)
+        for reader in configured.readers
+    }
+    return Hands(evses, meters, known)
+
+
+def _buses(configured: Config, now_ms: NowMs) -> dict[str, ModbusBus]:
+    return {
+        bus.id: ModbusBus(bus.link, timeout_ms=bus.timeout_ms, min_gap_ms=bus.min_gap_ms, now_ms=now_ms)
+        for bus in configured.buses
+    }
+
+
+def _evse(configured: Config, device: EvseDevice, buses: dict[str, ModbusBus]) -> Evse:
+    """One line per driver; the configuration knows their names."""
+    max_ma = next(outlet.max_ma for outlet in configured.site.outlets if outlet.number == device.connector)
+    return SimpleEvse(buses[device.bus], device.unit, max_ma=max_ma)
+
+
+async def safe_off(configured: Config) -> list[str]:
+    """Tell every controller 0 A, without a daemon; one sentence for each that did not take it."""
+    buses = _buses(configured, clock.now_ms)
+    problems: list[str] = []
+    for device in configured.evses:
+        evse = _evse(configured, device, buses)
+        for tries_left in range(SAFE_OFF_TRIES - 1, -1, -1):
+            try:
+                await evse.set_offer(0)
+                break
+            except DeviceError as error:
+                if not tries_left:
+                    problems.append(f"connector {device.connector} is not known to be off: {error}")
+                await asyncio.sleep(0.3)  # the first back-off of a bus
+    for bus in buses.values():
+        bus.close()
+    return problems
+
+
+def open_uplink(configured: Config, outbox: Outbox, now_ms: NowMs) -> "MqttUplink | None":
+    """The uplink, or None for a station without an operator. Raises `ConfigError` for unusable files."""
+    plan, station, site = configured.uplink, configured.station, configured.site
+    if plan is None:
+        return None
+    from edge.uplink import schema
+    from edge.uplink.connection import Access, TlsFiles
+    from edge.uplink.mqtt import MqttUplink, UplinkSettings
+
+    tls = None
+    if plan.tls is not None:
+        tls = TlsFiles(str(plan.tls.ca), _text(plan.tls.cert), _text(plan.tls.key))
+    access = Access(
+        host=plan.host,
+        port=plan.port,
+        client_id=plan.client_id,
+        username=plan.username,
+        password_file=_text(plan.password_file),
+        tls=tls,
+    )
+    tariff = site.tariff
+    birth = schema.Birth(
+        station=station.id,
+        software=__version__,
+        name=station.name,
+        location=station.location,
+        support=station.support_contact,
+        connectors=tuple(
+            schema.ConnectorRating(
+                number=outlet.number, phases=len(outlet.lines), min_ma=outlet.min_ma, max_ma=outlet.max_ma
+            )
+            for outlet in site.outlets
+        ),
+        tariff=schema.TariffNotice(
+            currency=tariff.currency,
+            per_kwh=str(tariff.per_kwh),
+            per_session=str(tariff.per_session),
+            vat_percent=str(tariff.vat_percent),
+            text=price_text(tariff),
+        ),
+    )
+    settings = UplinkSettings(
+        access=access,
+        station=station.id,
+        prefix=plan.prefix,
+        resend_first_s=plan.resend_after_s,
+        meter_interval_s=plan.meter_interval_s,
+    )
+    return MqttUplink(settings, birth, outbox, now_ms, lambda: clock.wall()[0])
+
+
+def report(uplink: "MqttUplink", station: Station) -> None:
+    """Show the uplink every connector as it stands; it sends what changed."""
+    from edge.uplink import schema
+
+    for i in range(len(station.connectors)):
+        shown = connector_view(station, i)
+        uplink.show_connector(
+            schema.ConnectorState(
+                connector=shown.number,
+                state=schema.ConnectorStatus(shown.state),
+                offered_ma=shown.offered_ma,
+                reason=shown.why,
+                faults=tuple(
+                    schema.FaultNotice(name=fault.name, driver_text=fault.driver) for fault in shown.faults
+                ),
+                since_unix_ms=unix_ms(station) - station.now_ms + shown.since_ms,
+            )
+        )
+        if shown.current_ma is not None and shown.meter_age_ms is not None:
+            uplink.show_meter(
+                schema.ConnectorMeter(
+                    connector=shown.number,
+                    current_ma=shown.current_ma,
+                    power_w=shown.power_w or 0,
+                    energy_wh=shown.register_wh or 0,
+                    age_ms=shown.meter_age_ms,
+                )
+            )
+
+
+def _text(path: Path | None) -> str | None:
+    return None if path is None else str(path)

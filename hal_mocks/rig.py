@@ -1,0 +1,322 @@
+"""A whole simulated site: cars, meters, EVSE controllers, card reader, broker and backend, each on its real wire.
+
+    async with Rig(folder, connectors=2) as rig:
+        print(rig.places())                 # what is where
+        await rig.start_daemon()            # the production daemon on rig.config; or run your own
+        rig.world.plug(1, Vehicle(max_ma=16_000))
+        await rig.swipe("alice")
+        status = await rig.status()
+
+Faults are on the parts: `rig.meters_line.unplug()`, `rig.world.meters["connector-1"].faults`,
+`rig.broker.kill()`, `rig.pcscd.kill()`, `rig.backend.manners`. Where pcscd cannot run, the daemon is started in
+one process with a card reader in memory (`hal_mocks.in_process`); `rig.why_no_pcscd` then says why.
+"""
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from contextlib import AsyncExitStack, suppress
+from pathlib import Path
+from typing import Any, Self
+
+from hal_mocks import broker as mosquitto
+from hal_mocks.backend import Backend
+from hal_mocks.broker import Broker
+from hal_mocks.card import VirtualCard
+from hal_mocks.evse import SimpleEvse
+from hal_mocks.meter import Sdm630
+from hal_mocks.pcscd import READER_NAME, Pcscd
+from hal_mocks.wires import run_world, serial_line
+from hal_mocks.world import Circuit, Connector, World
+
+CARDS = {
+    "alice": "04A1A2A3A4A5A6",
+    "bob": "04B1B2B3B4B5B6",
+    "stranger": "04C1C2C3C4C5C6",
+}
+"""Card numbers by name; the station knows alice and bob, each under a contract of that name."""
+
+STATION = "rig-1"
+READY_S = 20.0
+"""What a loaded small board may take to start the daemon; a PC takes less than a second."""
+
+CARD_S = 20.0
+"""How long a card is held in the field at most; pcscd looks every 0.4 s and restarts take seconds."""
+
+_ROTATIONS = ("L1L2L3", "L2L3L1", "L3L1L2")
+_LINES = {"L1L2L3": (0, 1, 2), "L2L3L1": (1, 2, 0), "L3L1L2": (2, 0, 1)}
+
+
+class DaemonFailed(Exception):
+    """The daemon ended or did not get ready; the text has the end of its log."""
+
+
+class Rig:
+    """Everything around one station. Use as an asynchronous context manager."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        connectors: int = 2,
+        limit_ma: int = 32_000,
+        baud: int | None = None,
+        pcsc: bool = True,
+    ) -> None:
+        """`baud` paces the serial lines as a UART would; None carries bytes at once."""
+        self.folder = folder
+        self.world = _world(connectors, limit_ma)
+        self.config = folder / "edge.toml"
+        self.log = folder / "daemon.log"
+        self.daemon: asyncio.subprocess.Process | None = None
+        self.broker: Broker
+        self.backend: Backend
+        self.pcscd: Pcscd | None = None
+        self.why_no_pcscd: str | None = None if pcsc else "switched off"
+        self._limit_ma = limit_ma
+        self._baud = baud
+        self._stack = AsyncExitStack()
+        self._uptime: asyncio.Task[None]
+
+    async def __aenter__(self) -> Self:
+        async with AsyncExitStack() as stack:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            meters = list(self.world.meters.values())
+            boards = list(self.world.evses.values())
+            self.meters_line = await stack.enter_async_context(
+                serial_line(self.folder / "ttyMeters", meters, baud=self._baud)
+            )
+            self.evse_line = await stack.enter_async_context(
+                serial_line(self.folder / "ttyEvse", boards, baud=self._baud)
+            )
+            reason = mosquitto.why_not()
+            if reason is not None:
+                raise RuntimeError(reason)
+            self.broker = Broker(self.folder / "broker")
+            self.broker.start()
+            stack.callback(self.broker.stop)
+            self.backend = Backend(self.broker.host, self.broker.port)
+            self.backend.start()
+            stack.callback(self.backend.stop)
+            self._start_pcscd(stack)
+            self.config.write_text(self._config_text())
+            self._uptime = asyncio.create_task(run_world(self.world))
+            stack.callback(self._uptime.cancel)
+            stack.push_async_callback(self.stop_daemon)
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._stack.aclose()
+
+    def places(self) -> dict[str, str]:
+        """What is where, for a person who wants to connect something else."""
+        reader = (
+            f'PC/SC reader "{READER_NAME}", cards on TCP port {self.pcscd.port}'
+            if self.pcscd is not None
+            else f"in memory, cards on {self._cards_socket} ({self.why_no_pcscd})"
+        )
+        meters = ", ".join(f"{meter.unit} {name}" for name, meter in self.world.meters.items())
+        boards = ", ".join(f"{evse.unit} connector-{n}" for n, evse in self.world.evses.items())
+        return {
+            "meters": f"{self.folder / 'ttyMeters'} 9600 8N1, SDM630 units {meters}",
+            "evse": f"{self.folder / 'ttyEvse'} 9600 8N1, SimpleEVSE units {boards}",
+            "cards": reader,
+            "broker": f"mqtt://{self.broker.host}:{self.broker.port}, topics edge/v1/{STATION}/...",
+            "config": str(self.config),
+            "socket": str(self.socket),
+        }
+
+    @property
+    def socket(self) -> Path:
+        """The daemon's local API."""
+        return self.folder / "run" / "edge.sock"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What the daemon needs in its environment to find the rig's own pcscd."""
+        return self.pcscd.environment if self.pcscd is not None else {}
+
+    # -- the daemon ----------------------------------------------------------------------------------
+
+    async def start_daemon(self) -> None:
+        """Start the production daemon and wait until it serves. Raises `DaemonFailed`."""
+        arguments = ["-m", "edge", "run", "--config", str(self.config)]
+        if self.pcscd is None:
+            arguments = ["-m", "hal_mocks.in_process", str(self.config), str(self._cards_socket)]
+        with self.log.open("ab") as log:
+            self.daemon = await asyncio.create_subprocess_exec(
+                sys.executable, *arguments, stderr=log, stdout=log, env={**os.environ, **self.environment}
+            )
+        try:
+            async with asyncio.timeout(READY_S):
+                while await self.status() is None:
+                    if self.daemon.returncode is not None:
+                        raise DaemonFailed(f"ended with {self.daemon.returncode}: {self.log_tail()}")
+                    await asyncio.sleep(0.02)
+        except TimeoutError:
+            raise DaemonFailed(f"not ready after {READY_S:g} s: {self.log_tail()}") from None
+
+    async def stop_daemon(self, number: signal.Signals = signal.SIGTERM) -> int | None:
+        """End the daemon with a signal and return its exit code; None when none runs."""
+        if self.daemon is None:
+            return None
+        with suppress(ProcessLookupError):
+            self.daemon.send_signal(number)
+        code = await self.daemon.wait()
+        self.daemon = None
+        return code
+
+    async def kill_daemon(self) -> None:
+        """End it with SIGKILL, wherever it stands."""
+        await self.stop_daemon(signal.SIGKILL)
+
+    async def status(self) -> dict[str, Any] | None:
+        """What the daemon answers to `status`; None while nobody answers."""
+        try:
+            reader, writer = await asyncio.open_unix_connection(self.socket, limit=1 << 20)
+        except OSError:
+            return None
+        try:
+            writer.write(b'{"ask": "status"}\n')
+            answer = json.loads(await reader.readline())
+        except (OSError, ValueError):
+            return None
+        finally:
+            writer.close()
+            with suppress(OSError):
+                await writer.wait_closed()
+        return answer if isinstance(answer, dict) and "error" not in answer else None
+
+    def log_tail(self, characters: int = 2_000) -> str:
+        """The end of the daemon's log."""
+        return self.log.read_text(errors="replace")[-characters:] if self.log.exists() else "(no log)"
+
+    # -- people --------------------------------------------------------------------------------------
+
+    async def swipe(self, name: str, *, hold_s: float = 1.0) -> None:
+        """Hold a card by name (see `CARDS`) or number to the reader for a while, at least until it was read."""
+        uid = bytes.fromhex(CARDS.get(name, name))
+        if self.pcscd is None:
+            _, writer = await asyncio.open_unix_connection(self._cards_socket)
+            writer.write(uid.hex().encode() + b"\n")
+            await writer.drain()
+            writer.close()
+            await writer.wait_closed()
+            return
+        card = VirtualCard(uid, port=self.pcscd.port)
+        card.insert()
+        try:
+            async with asyncio.timeout(CARD_S):
+                while not any(apdu.startswith(b"\xff\xca") for apdu in card.apdus):
+                    await asyncio.sleep(0.05)
+            await asyncio.sleep(hold_s)
+        finally:
+            card.remove()
+
+    # -- parts ---------------------------------------------------------------------------------------
+
+    @property
+    def _cards_socket(self) -> Path:
+        return self.folder / "cards.sock"
+
+    def _start_pcscd(self, stack: AsyncExitStack) -> None:
+        if self.why_no_pcscd is not None:
+            return
+        pcscd = stack.enter_context(Pcscd())
+        self.why_no_pcscd = pcscd.why_not()
+        if self.why_no_pcscd is None:
+            pcscd.start()
+            self.pcscd = pcscd
+
+    def _config_text(self) -> str:
+        site = self.world.meters["site"]
+        limit = self._limit_ma / 1000
+        parts = [
+            _HEAD.format(station=STATION, host=self.broker.host, port=self.broker.port, folder=self.folder),
+            _meter("site", site.unit),
+            f'\n[[circuits]]\nid = "main"\nlimit_a = [{limit:g}, {limit:g}, {limit:g}]\nmeter = "site"\n'
+            f"fallback_a = [{limit / 2:g}, {limit / 2:g}, {limit / 2:g}]\n",
+        ]
+        for number, board in self.world.evses.items():
+            meter = self.world.meters[f"connector-{number}"]
+            parts.append(_meter(f"connector-{number}", meter.unit))
+            parts.append(
+                f'\n[[connectors]]\nnumber = {number}\ncircuit = "main"\n'
+                f'phases = "{_rotation(number)}"\nmin_a = 6\nmax_a = 32\nmeter = "connector-{number}"\n'
+                f'ventilated = false\n[connectors.evse]\ndriver = "simpleevse"\nbus = "evse"\nunit = {board.unit}\n'
+            )
+        numbers = list(self.world.evses)
+        parts.append(f'\n[[readers]]\nid = "front"\nname = "{READER_NAME}"\nconnectors = {numbers}\n')
+        parts += [f'\n[[cards]]\nuid = "{CARDS[name]}"\ncontract = "{name}"\n' for name in ("alice", "bob")]
+        return "".join(parts)
+
+
+_HEAD = """\
+# Written by the rig; an ordinary configuration file.
+[station]
+id = "{station}"
+name = "Simulated garage"
+location = "Rig Street 1, Test Town"
+support_contact = "+49 30 000000"
+
+[paths]
+journal = "{folder}/journal.sqlite"
+runtime = "{folder}/run"
+
+[uplink]
+host = "{host}"
+port = {port}
+meter_interval_s = 1
+resend_after_s = 2
+
+[tariff]
+currency = "EUR"
+per_kwh = "0.39"
+per_session = "0.50"
+vat_percent = 19
+
+[[buses]]
+id = "meters"
+kind = "serial"
+port = "{folder}/ttyMeters"
+baud = 9600
+parity = "N"
+stop_bits = 1
+min_gap_ms = 20
+
+[[buses]]
+id = "evse"
+kind = "serial"
+port = "{folder}/ttyEvse"
+baud = 9600
+parity = "N"
+stop_bits = 1
+min_gap_ms = 20
+"""
+
+
+def _meter(name: str, unit: int) -> str:
+    return f'\n[[meters]]\nid = "{name}"\nbus = "meters"\nunit = {unit}\nprofile = "sdm630"\npoll_ms = 250\n'
+
+
+def _rotation(number: int) -> str:
+    return _ROTATIONS[(number - 1) % len(_ROTATIONS)]
+
+
+def _world(connectors: int, limit_ma: int) -> World:
+    """One measured supply; each connector rotated by one phase more than the last, as an electrician would."""
+    main = Circuit("site", (limit_ma, limit_ma, limit_ma), meter=Sdm630(1, start_wh=41_000_000))
+    outlets = [
+        Connector(
+            number,
+            "site",
+            evse=SimpleEvse(number),
+            meter=Sdm630(10 + number, start_wh=1_000_000 * number, serial_number=17_400_000 + number),
+            lines=_LINES[_rotation(number)],
+        )
+        for number in range(1, connectors + 1)
+    ]
+    return World([main], outlets)
