@@ -79,7 +79,7 @@ def decode(raw: dict[str, Any], struct: type[StructT], problems: Problems) -> St
 
 def nearest(word: object, known: Iterable[object]) -> str:
     """Say which known word was meant, or which there are."""
-    words = [str(item) for item in known]
+    words = list(dict.fromkeys(str(item) for item in known))
     close = difflib.get_close_matches(str(word)[:_SHOWN], words, n=1)
     if close:
         return f"did you mean {close[0]}?"

@@ -23,13 +23,15 @@ from edge.ports import NowMs, Outbox, Put
 from edge.records import Claim
 from edge.uplink import schema
 from edge.uplink.connection import Access, Connection, Inbound, Secrets, Will
-from edge.uplink.waiting import Announcements, Tries
+from edge.uplink.waiting import Announcements, Tries, Uniform
 
 _LOG = logging.getLogger(__name__)
 
 WallMs = Callable[[], int]
 """Milliseconds of Unix time, for what people read."""
 
+# The system's randomness: a fleet must not share a seed.
+_SPREAD = SystemRandom().uniform
 # 2**16 s is beyond any longest wait; keeps the doubling of the back-off from growing without end.
 _MAX_DOUBLINGS = 16
 # Claims read from the journal at once: one page of the drain.
@@ -57,7 +59,13 @@ class MqttUplink:
     """One broker, one station. All methods are for the event loop's thread."""
 
     def __init__(
-        self, settings: UplinkSettings, birth: schema.Birth, outbox: Outbox, now_ms: NowMs, wall_ms: WallMs
+        self,
+        settings: UplinkSettings,
+        birth: schema.Birth,
+        outbox: Outbox,
+        now_ms: NowMs,
+        wall_ms: WallMs,
+        uniform: Uniform = _SPREAD,
     ) -> None:
         """Raise `ConfigError` if names, password file or TLS files cannot be used."""
         self._settings = settings
@@ -67,7 +75,7 @@ class MqttUplink:
         self._outbox = outbox
         self._now_ms = now_ms
         self._wall_ms = wall_ms
-        self._uniform = SystemRandom().uniform  # a fleet must not share a seed
+        self._uniform = uniform
         self._online_ms: int | None = None  # since when, on the present connection
         self._outage_told = False
         self._complaints: dict[str, tuple[int, int]] = {}  # by topic: when told last, how many untold since

@@ -11,6 +11,10 @@ from edge.uplink.schema import Announcement
 MAX_ANNOUNCEMENTS = 1000
 
 
+Uniform = Callable[[float, float], float]
+"""A random number between two bounds; random.Random.uniform."""
+
+
 class Announcements:
     """A ring of the newest announcements. The oldest give way, and the next one that is sent counts them."""
 
@@ -61,7 +65,7 @@ class Tries:
     window, so claims the backend never answers cannot block the others.
     """
 
-    def __init__(self, first_ms: int, longest_ms: int, uniform: Callable[[float, float], float]) -> None:
+    def __init__(self, first_ms: int, longest_ms: int, uniform: Uniform) -> None:
         self._first_ms = first_ms
         self._longest_ms = longest_ms
         self._uniform = uniform

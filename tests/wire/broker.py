@@ -36,6 +36,8 @@ class Line:
     def __init__(self) -> None:
         self.port = 0
         self.connections = 0
+        self.answers = asyncio.Event()  # while cleared, nothing comes back from the far end
+        self.answers.set()
         self._writers: set[asyncio.StreamWriter] = set()
 
     def cut(self) -> None:
@@ -49,9 +51,13 @@ async def line_to(port: int) -> AsyncIterator[Line]:
     """Listen on a free port and pass everything on to `port`."""
     line = Line()
 
-    async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def pump(
+        reader: asyncio.StreamReader, writer: asyncio.StreamWriter, gate: asyncio.Event | None = None
+    ) -> None:
         with suppress(OSError):
             while data := await reader.read(65536):
+                if gate is not None:
+                    await gate.wait()
                 writer.write(data)
                 await writer.drain()
         writer.transport.abort()
@@ -65,7 +71,7 @@ async def line_to(port: int) -> AsyncIterator[Line]:
         line.connections += 1
         ends = {writer, far_writer}
         line._writers |= ends
-        await asyncio.gather(pump(reader, far_writer), pump(far_reader, writer))
+        await asyncio.gather(pump(reader, far_writer), pump(far_reader, writer, line.answers))
         line._writers -= ends
 
     server = await asyncio.start_server(accept, HOST, 0)
@@ -74,6 +80,7 @@ async def line_to(port: int) -> AsyncIterator[Line]:
         yield line
     finally:
         server.close()
+        line.answers.set()
         line.cut()
         await server.wait_closed()
 

@@ -44,9 +44,12 @@ class MemoryOutbox:
     refusals: int = 0
     refused: int = 0
     connections: int = 0
+    looks: int = 0
     _news: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def pending(self, after_seq: int, limit: int) -> list[Claim]:
+        self.looks += 1
+        self._news.set()
         waiting = [c for c in self.claims.values() if c.state is ClaimState.CLOSED and c.seq > after_seq]
         return sorted(waiting, key=lambda c: c.seq)[:limit]
 
@@ -276,6 +279,25 @@ def test_a_claim_is_booked_once_when_the_backend_crashes_between_booking_and_ans
     run(story)
 
 
+@pytest.mark.parametrize("forgetting", [False, True])
+def test_a_restarted_backend_answers_again_and_its_books_show_what_it_forgot(
+    broker: Broker, backend: Backend, forgetting: bool
+) -> None:
+    async def story() -> None:
+        backend.manners = Manners(delay_s=600.0)
+        outbox = outbox_of(1)
+        (claim,) = outbox.claims.values()
+        async with running(quick(broker.port), outbox):
+            await backend.until(lambda: claim.id in backend.ledger, PATIENCE_S)
+            backend.restart(forgetting=forgetting)
+            backend.manners = Manners()
+            await outbox.until(lambda: bool(outbox.answers))
+        assert backend.tally[claim.id].booked == (2 if forgetting else 1)
+        assert backend.settled_once([claim.id]) is not forgetting
+
+    run(story)
+
+
 def test_a_silent_backend_gets_the_claim_again_and_again_until_it_answers(
     broker: Broker, backend: Backend
 ) -> None:
@@ -302,6 +324,36 @@ def test_claims_the_backend_never_answers_do_not_block_the_others(broker: Broker
         outbox = outbox_of(1, 2, 3, 4)
         async with running(quick(broker.port, claim_window=2, resend_first_s=0.05), outbox):
             await backend.until(lambda: len(backend.tally) == 4, PATIENCE_S)
+
+    run(story)
+
+
+def test_an_answer_makes_room_for_the_next_claim_at_once(broker: Broker, backend: Backend) -> None:
+    async def story() -> None:
+        outbox = outbox_of(1, 2, 3)
+        async with running(quick(broker.port, claim_window=1, resend_first_s=900.0), outbox):
+            await outbox.until(lambda: len(outbox.answers) == 3)
+
+    run(story)
+
+
+def test_of_one_claim_only_one_copy_waits_to_be_taken_by_the_broker(broker: Broker) -> None:
+    async def story() -> None:
+        outbox = MemoryOutbox()
+        async with subscriber(broker, f"{ROOT}/#") as seen, line_to(broker.port) as line:
+            hasty = quick(line.port, resend_first_s=0.01, resend_longest_s=0.01)
+            async with running(hasty, outbox) as station:
+                await station.online()
+                line.answers.clear()
+                outbox.claims = outbox_of(1).claims
+                station.uplink.claim_waiting()
+                await seen.line_with("/claim")
+                looks = outbox.looks
+                await outbox.until(lambda: outbox.looks > looks + 10)  # the next copy has been due for long
+                station.uplink.announce("end", "of story")
+                assert '"end"' in await seen.line_with(STATION)  # the very next message
+                line.answers.set()
+                await seen.line_with("/claim")
 
     run(story)
 
@@ -352,7 +404,9 @@ def test_an_answer_that_cannot_be_committed_comes_again_on_the_next_connection(
         outbox = outbox_of(1)
         outbox.refusals = 2
         (claim,) = outbox.claims.values()
-        async with running(quick(broker.port), outbox):
+        async with subscriber(broker, f"{ROOT}/status") as seen, running(quick(broker.port), outbox):
+            for connection in (1, 2):
+                assert f'"connection":{connection}' in await seen.line_with('"lost"')
             await outbox.until(lambda: bool(outbox.answers))
             assert outbox.connections == 3
             await backend.until(lambda: bool(told(backend, "uplink_lost")), PATIENCE_S)
@@ -384,6 +438,7 @@ def test_the_will_is_seen_when_the_line_is_cut_and_offline_on_a_clean_stop(broke
         async with line_to(broker.port) as line, subscriber(broker, f"{ROOT}/status") as seen:
             async with running(quick(line.port), MemoryOutbox()) as station:
                 assert '"connection":1' in await seen.line_with('"online"')
+                await station.online()
                 line.cut()
                 assert '"connection":1' in await seen.line_with('"lost"')
                 assert '"connection":2' in await seen.line_with('"online"')
@@ -415,6 +470,24 @@ def test_everything_retained_is_fresh_before_online_is_said(broker: Broker) -> N
                 for text in ("/birth", "/connector/1/state", "/connector/2/state", '"online"'):
                     await seen.line_with(text)
                 line.cut()
+
+    run(story)
+
+
+def test_an_announcement_whose_delivery_is_in_doubt_is_sent_again(broker: Broker) -> None:
+    async def story() -> None:
+        async with (
+            subscriber(broker, f"{ROOT}/event") as seen,
+            line_to(broker.port) as line,
+            running(quick(line.port), MemoryOutbox()) as station,
+        ):
+            await station.online()
+            line.answers.clear()
+            station.uplink.announce("session_closed", "in doubt", 1)
+            first = await seen.line_with("in doubt")
+            line.cut()
+            line.answers.set()
+            assert await seen.line_with("in doubt") == first
 
     run(story)
 
@@ -482,6 +555,27 @@ def test_what_was_announced_offline_is_sent_later_and_an_outage_is_told_once(
         assert "Connection refused" in told(backend, "uplink_lost")[0]
 
     run(story)
+
+
+def test_tries_to_connect_are_spread_over_a_time_that_doubles_up_to_its_bound() -> None:
+    asked: list[tuple[float, float]] = []
+
+    def at_once(low: float, high: float) -> float:
+        asked.append((low, high))
+        return 0.0
+
+    async def story() -> None:
+        outbox = MemoryOutbox()
+        unreachable = quick(1, reconnect_first_s=1.0, reconnect_longest_s=10.0)
+        uplink = MqttUplink(unreachable, BIRTH, outbox, now_ms, wall_ms, uniform=at_once)
+        task = asyncio.create_task(uplink.run(lambda _event: None))
+        await outbox.until(lambda: outbox.connections == 7)
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+    run(story)
+    assert asked == [(0.0, 1.0), (0.0, 2.0), (0.0, 4.0), (0.0, 8.0), (0.0, 10.0), (0.0, 10.0)]
 
 
 GARBAGE = [
@@ -556,18 +650,6 @@ def test_what_the_broker_does_not_allow_is_told_and_the_rest_goes_on(tmp_path: P
         run(story)
     finally:
         strict.kill()
-
-
-def test_two_stations_of_one_name_throw_each_other_out_with_growing_pauses(broker: Broker) -> None:
-    async def story() -> None:
-        ours, theirs = MemoryOutbox(), MemoryOutbox()
-        patient = quick(broker.port, reconnect_first_s=0.05, reconnect_longest_s=60.0)
-        async with running(patient, ours) as first, running(patient, theirs) as second:
-            await first.online(times=2)
-            await second.online(times=2)
-            assert ours.connections + theirs.connections < 40
-
-    run(story)
 
 
 # What a broker says, MQTT 5: CONNACK that accepts us, SUBACK for our first packet id (1), DISCONNECT 0x8E.
