@@ -99,7 +99,7 @@ class Device(Protocol):
         """Whether it hears at all."""
 
     def read(self, table: Table, start: int, count: int) -> list[int]:
-        """Return `count` registers; raises `RefusedError`."""
+        """Return `count` registers; raises `RefusedError`, also for addresses above 65535."""
 
     def write(self, start: int, values: Sequence[int]) -> None:
         """Write holding registers, all or none; raises `RefusedError`."""
@@ -187,8 +187,6 @@ def _read(device: Device, pdu: bytes) -> bytes:
     function, start, count = struct.unpack(">BHH", pdu)
     if not 1 <= count <= MAX_READ:
         raise RefusedError(ILLEGAL_VALUE)
-    if start + count > 0x10000:
-        raise RefusedError(ILLEGAL_ADDRESS)
     values = device.read(Table(function), start, count)
     return struct.pack(f">BB{count}H", function, 2 * count, *values)
 
@@ -204,8 +202,6 @@ def _write(device: Device, pdu: bytes) -> bytes:
         return pdu
     if not 1 <= second <= MAX_WRITE or len(pdu) != 6 + 2 * second or pdu[5] != 2 * second:
         raise RefusedError(ILLEGAL_VALUE)
-    if start + second > 0x10000:
-        raise RefusedError(ILLEGAL_ADDRESS)
     device.write(start, struct.unpack(f">{second}H", pdu[6:]))
     return pdu[:5]
 

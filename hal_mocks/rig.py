@@ -1,4 +1,4 @@
-"""A whole simulated site: cars, meters, EVSE controllers, card reader, broker and backend, each on its real wire.
+"""A simulated site: cars, meters, EVSE controllers, card reader, broker and backend, each on its real wire.
 
     async with Rig(folder, connectors=2) as rig:
         print(rig.places())                 # what is where
@@ -8,8 +8,8 @@
         status = await rig.status()
 
 Faults are on the parts: `rig.meters_line.unplug()`, `rig.world.meters["connector-1"].faults`,
-`rig.broker.kill()`, `rig.pcscd.kill()`, `rig.backend.manners`. Where pcscd cannot run, the daemon is started in
-one process with a card reader in memory (`hal_mocks.in_process`); `rig.why_no_pcscd` then says why.
+`rig.broker.kill()`, `rig.pcscd.kill()`, `rig.backend.manners`. Where pcscd cannot run, the daemon is started
+in one process with a card reader in memory (`hal_mocks.in_process`); `rig.why_no_pcscd` then says why.
 """
 
 import asyncio
@@ -17,6 +17,7 @@ import json
 import os
 import signal
 import sys
+import time
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Any, Self
@@ -44,6 +45,12 @@ READY_S = 20.0
 
 CARD_S = 20.0
 """How long a card is held in the field at most; pcscd looks every 0.4 s and restarts take seconds."""
+
+SAME_TOUCH_S = 3.2
+"""A card that comes back within 3 s is taken for the same touch, however often; people wait, so do we."""
+
+CARDS_COUNT_AFTER_MS = 2_200
+"""The daemon takes no card in its first 2 s (README, "Cards"); plus a tick."""
 
 _ROTATIONS = ("L1L2L3", "L2L3L1", "L3L1L2")
 _LINES = {"L1L2L3": (0, 1, 2), "L2L3L1": (1, 2, 0), "L3L1L2": (2, 0, 1)}
@@ -76,6 +83,7 @@ class Rig:
         self.pcscd: Pcscd | None = None
         self.why_no_pcscd: str | None = None if pcsc else "switched off"
         self._limit_ma = limit_ma
+        self._lifted_s: dict[bytes, float] = {}
         self._baud = baud
         self._stack = AsyncExitStack()
         self._uptime: asyncio.Task[None]
@@ -152,12 +160,19 @@ class Rig:
             )
         try:
             async with asyncio.timeout(READY_S):
-                while await self.status() is None:
-                    if self.daemon.returncode is not None:
-                        raise DaemonFailed(f"ended with {self.daemon.returncode}: {self.log_tail()}")
-                    await asyncio.sleep(0.02)
+                await self._until_serving(self.daemon)
         except TimeoutError:
             raise DaemonFailed(f"not ready after {READY_S:g} s: {self.log_tail()}") from None
+
+    async def _until_serving(self, daemon: asyncio.subprocess.Process) -> None:
+        ended = asyncio.create_task(daemon.wait())
+        try:
+            while await self.status() is None:
+                if ended.done():
+                    raise DaemonFailed(f"ended with {daemon.returncode}: {self.log_tail()}")
+                await asyncio.wait({ended}, timeout=0.02)
+        finally:
+            ended.cancel()
 
     async def stop_daemon(self, number: signal.Signals = signal.SIGTERM) -> int | None:
         """End the daemon with a signal and return its exit code; None when none runs."""
@@ -197,8 +212,10 @@ class Rig:
     # -- people --------------------------------------------------------------------------------------
 
     async def swipe(self, name: str, *, hold_s: float = 1.0) -> None:
-        """Hold a card by name (see `CARDS`) or number to the reader for a while, at least until it was read."""
+        """Hold a card by name (see `CARDS`) or number to the reader for a while, at least until read."""
         uid = bytes.fromhex(CARDS.get(name, name))
+        await self._until_cards_count()
+        await asyncio.sleep(max(0.0, self._lifted_s.get(uid, 0.0) + SAME_TOUCH_S - time.monotonic()))
         if self.pcscd is None:
             _, writer = await asyncio.open_unix_connection(self._cards_socket)
             writer.write(uid.hex().encode() + b"\n")
@@ -211,10 +228,17 @@ class Rig:
         try:
             async with asyncio.timeout(CARD_S):
                 while not any(apdu.startswith(b"\xff\xca") for apdu in card.apdus):
-                    await asyncio.sleep(0.05)
+                    await asyncio.sleep(0.05)  # noqa: ASYNC110 - the card answers in a thread of its own
             await asyncio.sleep(hold_s)
         finally:
             card.remove()
+            self._lifted_s[uid] = time.monotonic()
+
+    async def _until_cards_count(self) -> None:
+        """Wait out the first seconds of a daemon, in which it ignores what may have lain on the reader."""
+        status = await self.status()
+        if status is not None:
+            await asyncio.sleep(max(0, CARDS_COUNT_AFTER_MS - status["uptime_ms"]) / 1000)
 
     # -- parts ---------------------------------------------------------------------------------------
 
@@ -232,26 +256,19 @@ class Rig:
             self.pcscd = pcscd
 
     def _config_text(self) -> str:
-        site = self.world.meters["site"]
-        limit = self._limit_ma / 1000
+        amps = f"{self._limit_ma / 1000:g}"
+        half = f"{self._limit_ma / 2000:g}"
         parts = [
             _HEAD.format(station=STATION, host=self.broker.host, port=self.broker.port, folder=self.folder),
-            _meter("site", site.unit),
-            f'\n[[circuits]]\nid = "main"\nlimit_a = [{limit:g}, {limit:g}, {limit:g}]\nmeter = "site"\n'
-            f"fallback_a = [{limit / 2:g}, {limit / 2:g}, {limit / 2:g}]\n",
+            _METER.format(name="site", unit=self.world.meters["site"].unit),
+            _CIRCUIT.format(amps=amps, half=half),
         ]
-        for number, board in self.world.evses.items():
-            meter = self.world.meters[f"connector-{number}"]
-            parts.append(_meter(f"connector-{number}", meter.unit))
-            parts.append(
-                f'\n[[connectors]]\nnumber = {number}\ncircuit = "main"\n'
-                f'phases = "{_rotation(number)}"\nmin_a = 6\nmax_a = 32\nmeter = "connector-{number}"\n'
-                f'ventilated = false\n[connectors.evse]\ndriver = "simpleevse"\nbus = "evse"\nunit = {board.unit}\n'
-            )
-        numbers = list(self.world.evses)
-        parts.append(f'\n[[readers]]\nid = "front"\nname = "{READER_NAME}"\nconnectors = {numbers}\n')
-        parts += [f'\n[[cards]]\nuid = "{CARDS[name]}"\ncontract = "{name}"\n' for name in ("alice", "bob")]
-        return "".join(parts)
+        for n, board in self.world.evses.items():
+            parts.append(_METER.format(name=f"connector-{n}", unit=self.world.meters[f"connector-{n}"].unit))
+            parts.append(_CONNECTOR.format(number=n, phases=_rotation(n), unit=board.unit))
+        parts.append(_READER.format(name=READER_NAME, numbers=list(self.world.evses)))
+        parts += [_CARD.format(uid=CARDS[name], contract=name) for name in ("alice", "bob")]
+        return "\n".join(parts)
 
 
 _HEAD = """\
@@ -298,8 +315,52 @@ min_gap_ms = 20
 """
 
 
-def _meter(name: str, unit: int) -> str:
-    return f'\n[[meters]]\nid = "{name}"\nbus = "meters"\nunit = {unit}\nprofile = "sdm630"\npoll_ms = 250\n'
+_METER = """\
+[[meters]]
+id = "{name}"
+bus = "meters"
+unit = {unit}
+profile = "sdm630"
+poll_ms = 250
+"""
+
+_CIRCUIT = """\
+[[circuits]]
+id = "main"
+limit_a = [{amps}, {amps}, {amps}]
+meter = "site"
+fallback_a = [{half}, {half}, {half}]
+"""
+
+_CONNECTOR = """\
+[[connectors]]
+number = {number}
+circuit = "main"
+phases = "{phases}"
+min_a = 6
+max_a = 32
+meter = "connector-{number}"
+ventilated = false
+
+[connectors.evse]
+driver = "simpleevse"
+bus = "evse"
+unit = {unit}
+poll_ms = 250
+"""
+
+_READER = """\
+[[readers]]
+id = "front"
+name = "{name}"
+connectors = {numbers}
+"""
+
+_CARD = """\
+[[cards]]
+uid = "{uid}"
+contract = "{contract}"
+"""
 
 
 def _rotation(number: int) -> str:
@@ -307,7 +368,7 @@ def _rotation(number: int) -> str:
 
 
 def _world(connectors: int, limit_ma: int) -> World:
-    """One measured supply; each connector rotated by one phase more than the last, as an electrician would."""
+    """One measured supply; each connector rotated by one phase more than the last, as electricians do."""
     main = Circuit("site", (limit_ma, limit_ma, limit_ma), meter=Sdm630(1, start_wh=41_000_000))
     outlets = [
         Connector(

@@ -5,8 +5,8 @@
     car.asks = False            # the driver presses "stop" in the car; change any field at any time
 
 Kinds of cars: `obeys=False` draws `max_ma` whatever it is offered, until the power is cut; `sleepy=True` does
-not notice the first offer after a minute without one; `diode_ok=False` fails the board's diode check;
-`ventilation=True` asks with state D.
+not notice an offer that comes after a minute without one (withdrawn and made again sooner, it wakes the car);
+`diode_ok=False` fails the board's diode check; `ventilation=True` asks with state D.
 
 The car closes its switch S2 (state C or D) shortly after the pilot's square wave appears, opens it when it
 needs nothing or the wave is gone and its current has ended. It follows a new offer with a straight ramp of
@@ -114,15 +114,14 @@ class Vehicle:
     def _see(self, offer_ma: int) -> None:
         if bool(offer_ma) != bool(self._offer_ma):
             if offer_ma and self.sleepy:
-                long_without = self._now_ms - self._offer_ms >= SLEEP_AFTER_MS
-                self._asleep = long_without and not self._asleep
+                self._asleep = self._now_ms - self._offer_ms >= SLEEP_AFTER_MS
             self._offer_ms = self._now_ms
         self._offer_ma = offer_ma
 
     def _target_ma(self) -> int:
         if not self.obeys:
             return self.max_ma
-        return min(self.max_ma, self.cable_ma, self._offer_ma) if self._wants() else 0
+        return min(self.max_ma, self._offer_ma) if self._wants() else 0
 
     def _switch_s2(self, *, powered: bool) -> None:
         if self._s2:

@@ -48,7 +48,7 @@ from edge.records import Claim, StopReason
 CARD_WAIT_MS = 60_000
 """How long a card shown before the plug stays good; long enough to fetch a cable from the boot."""
 
-CARD_QUIET_MS = 3_000
+CARD_QUIET_MS = 2_000
 """A card that lies on the reader when the daemon starts was not shown to it, and must stop no session."""
 
 RESUME_WITHIN_MS = 60_000
