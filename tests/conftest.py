@@ -10,7 +10,7 @@ from hypothesis import settings
 THREADS = ("rfid", "journal", "uplink", "logs")
 """How the threads of the controller are named, or how their names begin."""
 
-GOODBYE_S = 2.0
+GOODBYE_S = 1.0
 """What a thread that was told to end may take to be gone."""
 
 # The same examples on every machine and no time limit per example: a failure is a change of the code.
