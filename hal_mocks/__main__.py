@@ -11,7 +11,7 @@ def main() -> int:
     """Run one verb and return its exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m hal_mocks",
-        description="Peers of the edge controller on ptys, the virtual card reader and a private MQTT broker.",
+        description="Peers of the edge controller: ptys, the virtual card reader, a private MQTT broker.",
     )
     verbs = parser.add_subparsers(required=True, metavar="VERB")
     rig = verbs.add_parser("rig", help="start a rig and print what is where")

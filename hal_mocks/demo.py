@@ -157,7 +157,7 @@ class Demo:
         return str(self.status["connectors"][number - 1]["state"])
 
     def _drawn(self, number: int) -> int:
-        return max(self.status["connectors"][number - 1]["current_ma"] or [0])
+        return int(max(self.status["connectors"][number - 1]["current_ma"] or [0]))
 
     def _settled(self) -> int:
         return int(self.status["claims"]["settled"])

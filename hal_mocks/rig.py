@@ -227,8 +227,8 @@ class Rig:
         card.insert()
         try:
             async with asyncio.timeout(CARD_S):
-                while not any(apdu.startswith(b"\xff\xca") for apdu in card.apdus):
-                    await asyncio.sleep(0.05)  # noqa: ASYNC110 - the card answers in a thread of its own
+                while not any(apdu.startswith(b"\xff\xca") for apdu in card.apdus):  # noqa: ASYNC110 - a thread
+                    await asyncio.sleep(0.05)
             await asyncio.sleep(hold_s)
         finally:
             card.remove()

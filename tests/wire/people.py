@@ -34,7 +34,7 @@ def state(status: Status, number: int) -> str:
 
 def drawn_ma(status: Status, number: int) -> int:
     """The highest phase current of a connector, as the daemon knows it."""
-    return max(status["connectors"][number - 1]["current_ma"] or [0])
+    return int(max(status["connectors"][number - 1]["current_ma"] or [0]))
 
 
 def faults(status: Status, number: int) -> list[str]:
