@@ -1,4 +1,4 @@
-"""The command line: `edge run`, `check-config`, `status`, `clear-fault`, `safe-off`.
+"""The command line: `edge run`, `check-config`, `status`, `log`, `clear-fault`, `safe-off`.
 
 Exit codes: 0 done; 1 a device or the daemon cannot be reached; 2 wrong usage; 74 (EX_IOERR) the journal
 cannot be used; 78 (EX_CONFIG) the configuration is wrong, one line per problem on stderr.
@@ -35,6 +35,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except BrokenPipeError:  # `edge status | head`
         return 0
+    except ExceptionGroup as group:  # what ended one of the daemon's tasks
+        expected, bugs = group.split(EdgeError)
+        for known in expected.exceptions if expected is not None else ():
+            print(known, file=sys.stderr)
+        if bugs is not None:
+            raise bugs from None
+        return 1
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -47,6 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     _verb(verbs, "check-config", _check_config, "check a configuration and print the station as a tree")
     status = _verb(verbs, "status", _status, "show what the running daemon sees and does")
     status.add_argument("--json", action="store_true", help="for programs")
+    _verb(verbs, "log", _log, "show the daemon's last 1000 log lines, also where the system keeps none")
     clear = _verb(verbs, "clear-fault", _clear_fault, "clear the latched faults of a connector after looking")
     clear.add_argument("connector", type=int)
     _verb(verbs, "safe-off", _safe_off, "tell every EVSE controller 0 A, without the daemon")
@@ -90,6 +98,13 @@ def _status(options: argparse.Namespace) -> int:
     from edge.status import show
 
     print(show(_ask(options, {"ask": "status"}), as_json=options.json))
+    return 0
+
+
+def _log(options: argparse.Namespace) -> int:
+    lines = _ask(options, {"ask": "log"}).get("lines")
+    for line in lines if isinstance(lines, list) else ():
+        print(line)
     return 0
 
 

@@ -6,6 +6,7 @@ out), announcements to the log and the uplink. The systemd watchdog is petted by
 """
 
 import asyncio
+import logging
 import signal
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
@@ -22,7 +23,7 @@ from edge.errors import JournalError
 from edge.events import Event, FaultClearRequested, Recorded, RecordFailed, StopRequested, Tick
 from edge.journal import Journal
 from edge.local_api import LocalApi
-from edge.logs import log
+from edge.logs import log, recent
 from edge.ports import Reader
 from edge.records import Claim, ClaimState
 from edge.wiring import Hands, open_hands, open_uplink, report
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
 
 TICK_MS = 250
 """The pace of the core: an overload is answered within one meter poll and one tick."""
+
+_LEVELS = {"fault_raised": logging.WARNING, "session_stopped": logging.WARNING}
+"""What a station at log level "warning" still says."""
 
 WALL_EVERY_MS = 60_000
 """How often the kernel is asked whether the wall clock is disciplined; it rarely changes."""
@@ -134,7 +138,7 @@ class Daemon:
                 case Record(claim=claim):
                     self._records.put_nowait(claim)
                 case Announce(topic=topic, text=text, connector=connector):
-                    log(topic, text=text, connector=connector)
+                    log(topic, level=_LEVELS.get(topic, logging.INFO), text=text, connector=connector)
                     if self._uplink is not None:
                         self._uplink.announce(topic, text, connector)
                 case _:
@@ -185,12 +189,14 @@ class Daemon:
             )
 
     async def _answer(self, request: dict[str, object]) -> object:
-        """Answer the local API. `{"ask": "status"}` or `{"ask": "clear_fault", "connector": 1}`."""
+        """Answer the local API: `{"ask": "status"}`, "log", or "clear_fault" with "connector"."""
         match request:
             case {"ask": "status"}:
                 return {**msgspec.to_builtins(view(self._station)), "claims": await self._journal.counts()}
             case {"ask": "clear_fault", "connector": int(number)}:
                 self.put(FaultClearRequested(clock.now_ms(), number))
                 return {"ok": True}
+            case {"ask": "log"}:
+                return {"lines": recent()}
             case _:
-                return {"error": 'unknown request; ask "status" or "clear_fault" with a connector number'}
+                return {"error": 'unknown request; ask "status", "log" or "clear_fault" with a connector'}

@@ -1,4 +1,4 @@
-"""Telling systemd: ready, stopping, status, alive. sd_notify(3) and sd_watchdog_enabled(3) in a few lines.
+"""Telling systemd: ready, stopping, status, alive. sd_notify(3) in a few lines.
 
 Without a service manager ($NOTIFY_SOCKET is not set) nothing happens.
 """
@@ -25,16 +25,3 @@ def send(*assignments: str, environ: Mapping[str, str] = os.environ) -> bool:
         except OSError:
             return False
     return True
-
-
-def watchdog_s(environ: Mapping[str, str] = os.environ) -> float | None:
-    """How long systemd waits for the next `WATCHDOG=1` before it kills us; None if it does not watch us.
-
-    Send it at least twice in that time (sd_watchdog_enabled(3)).
-    """
-    if environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
-        return None  # meant for the process that started us
-    wait_us = environ.get("WATCHDOG_USEC", "")
-    if not (wait_us.isascii() and wait_us.isdigit()):
-        return None
-    return int(wait_us) / 1_000_000 or None

@@ -63,7 +63,7 @@ def allocate(station: Station) -> tuple[Station, list[SetOffer]]:
     sent: list[SetOffer] = []
 
     def settle(i: int, offer_ma: int, bound_by: str) -> None:
-        connectors[i], send = _offered(connectors[i], offer_ma, bound_by, now)
+        connectors[i], send = _offered(connectors[i], offer_ma, bound_by, drawn[i], now)
         if send:
             sent.append(SetOffer(site.outlets[i].number, offer_ma, now, LEASE_MS))
         drawn_now = drawable_ma(connectors[i], now, site.outlets[i].max_ma)
@@ -113,15 +113,14 @@ def headroom_ma(station: Station) -> list[Phases]:
     configured fallback holds. A circuit without a meter passes on what is measured below it.
     """
     site, now = station.site, station.now_ms
-    ours = _measured_ours(station)
     background = [[0, 0, 0] for _ in site.circuits]
     headroom: list[Phases] = [(0, 0, 0)] * len(site.circuits)
     for c in range(len(site.circuits) - 1, -1, -1):  # children before parents
-        circuit, meter = site.circuits[c], station.circuits[c].meter
+        circuit, state = site.circuits[c], station.circuits[c]
         limit = circuit.limit_ma
         if circuit.meter is not None:
-            if meter is not None and is_fresh(meter, now, METER_STALE_MS):
-                background[c] = [max(0, meter.current_ma[p] - ours[c][p]) for p in range(3)]
+            if state.background_ma is not None and is_fresh(state.meter, now, METER_STALE_MS):
+                background[c] = list(state.background_ma)
             elif circuit.fallback_ma is not None:
                 background[c] = [0, 0, 0]
                 limit = circuit.fallback_ma
@@ -131,27 +130,6 @@ def headroom_ma(station: Station) -> list[Phases]:
             for p in range(3):
                 background[circuit.parent][p] += background[c][p]
     return headroom
-
-
-def _measured_ours(station: Station) -> list[list[int]]:
-    """What our own meters say flows to cars, per circuit and phase.
-
-    A stale one counts with its last value, at most its offer: if the car takes more since, the circuit's
-    meter shows it as background.
-    """
-    site, sums = station.site, [[0, 0, 0] for _ in station.site.circuits]
-    for connector, outlet in zip(station.connectors, site.outlets, strict=True):
-        meter = connector.meter
-        if meter is None:
-            continue
-        stale = not is_fresh(meter, station.now_ms, METER_STALE_MS)
-        circuit = outlet.circuit
-        while circuit != NO_PARENT:
-            for k, line in enumerate(outlet.lines):
-                ma = max(0, meter.current_ma[k])
-                sums[circuit][line] += min(ma, connector.offer_ma) if stale else ma
-            circuit = site.circuits[circuit].parent
-    return sums
 
 
 def _wishes(station: Station, headroom: list[Phases], drawn: list[int]) -> tuple[list[int], list[str]]:
@@ -253,13 +231,16 @@ def _not_yet(connector: Connector, allowed_ma: int, outlet: Outlet, now: int) ->
     return "steps below 1 A are not passed on" if small else None
 
 
-def _offered(connector: Connector, offer_ma: int, bound_by: str, now: int) -> tuple[Connector, bool]:
+def _offered(
+    connector: Connector, offer_ma: int, bound_by: str, drawn_ma: int, now: int
+) -> tuple[Connector, bool]:
     """The connector after this offer, and whether a command has to leave."""
     first = connector.sent_ms == 0 and connector.evse is not None
     if offer_ma != connector.offer_ma or first:
         held = connector.offer_ma if connector.sent_ms else _unknown_ma(connector)
         lowered = offer_ma < held
-        hold = max(held, connector.hold_ma if _still_held(connector, now) else 0) if lowered else offer_ma
+        # What it may draw at this moment, it may go on drawing for a while; no more than that.
+        hold = max(held, drawn_ma) if lowered else offer_ma
         after = replace(
             connector,
             offer_ma=offer_ma,
@@ -275,10 +256,6 @@ def _offered(connector: Connector, offer_ma: int, bound_by: str, now: int) -> tu
     if bound_by != connector.bound_by:
         return replace(connector, bound_by=bound_by), False
     return connector, False
-
-
-def _still_held(connector: Connector, now: int) -> bool:
-    return connector.hold_ma > connector.offer_ma and now - connector.lowered_ms < SETTLE_MS
 
 
 def _unknown_ma(connector: Connector) -> int:

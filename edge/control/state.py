@@ -5,7 +5,7 @@ from msgspec import Struct
 from edge.control.faults import Fault
 from edge.control.session import State
 from edge.control.site import Card, Site
-from edge.events import Credential, EvseRead, MeterRead
+from edge.events import Credential, EvseRead, MeterRead, Phases
 from edge.records import Claim, ClockQuality, StopReason
 
 METER_STALE_MS = 5_000
@@ -40,6 +40,7 @@ class Connector(Struct, frozen=True):
     session: Session | None = None
     evse: EvseRead | None = None
     meter: MeterRead | None = None
+    earlier: MeterRead | None = None  # the reading before `meter`
     offer_ma: int = 0
     offered_ms: int = 0  # when the offer last changed
     sent_ms: int = 0  # when it was last sent (leases are renewed)
@@ -53,9 +54,15 @@ class Connector(Struct, frozen=True):
 
 
 class CircuitState(Struct, frozen=True):
-    """The last reading of a circuit's own meter, and whether that meter is known to be silent."""
+    """A circuit's own meter and what follows from it: the load on the circuit that is not ours.
+
+    Meters are read one after the other. `unmatched` is a reading that waits until every connector below has
+    been read after it, too; only then do both tell of the same moment.
+    """
 
     meter: MeterRead | None = None
+    unmatched: MeterRead | None = None
+    background_ma: Phases | None = None  # None: not known yet
     faults: tuple[Fault, ...] = ()
 
 

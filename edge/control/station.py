@@ -11,6 +11,7 @@ from msgspec.structs import replace
 
 from edge.commands import Command, Record
 from edge.control import authorize
+from edge.control.background import circuit_read, matched
 from edge.control.faults import cleared, raised
 from edge.control.lifecycle import begin, finish, pass_time, record_failed, recorded, stop
 from edge.control.session import OCCUPIED, State, Trigger
@@ -176,16 +177,19 @@ def _device_lost(turn: Turn, device: str, reason: str) -> None:
 def _meter_read(turn: Turn, event: MeterRead) -> None:
     for c, circuit in enumerate(turn.station.site.circuits):
         if circuit.meter == event.meter:
-            faults = cleared(turn.station.circuits[c].faults, "circuit_meter_silent")
-            turn.put_circuit(c, CircuitState(meter=event, faults=faults))
+            state = circuit_read(turn.station, c, event)
+            faults = cleared(state.faults, "circuit_meter_silent")
+            turn.put_circuit(c, replace(state, faults=faults))
     for i, outlet in enumerate(turn.station.site.outlets):
         if outlet.meter == event.meter:
             _connector_metered(turn, i, event)
+            for c, state in enumerate(turn.station.circuits):
+                turn.put_circuit(c, matched(turn.station, c, state))
 
 
 def _connector_metered(turn: Turn, i: int, event: MeterRead) -> None:
     before = turn.at(i)
-    turn.put(i, replace(before, meter=event))
+    turn.put(i, replace(before, meter=event, earlier=before.meter))
     turn.clear_fault(i, "meter_silent")
     session = before.session
     if before.meter is not None:

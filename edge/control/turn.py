@@ -79,6 +79,8 @@ class Turn:
 
     def put_circuit(self, c: int, state: CircuitState) -> None:
         """Replace the state of circuit `c`."""
+        if state is self.station.circuits[c]:
+            return
         rest = self.station.circuits
         self.station = replace(self.station, circuits=(*rest[:c], state, *rest[c + 1 :]))
 

@@ -1,7 +1,9 @@
 """A meter behind a profile on a Modbus line."""
 
 from edge.drivers.bus import ModbusBus
-from edge.metering.profile import Profile, Registers
+from edge.errors import PeerError
+from edge.metering.plan import Plan
+from edge.metering.profile import Profile
 from edge.ports import MeterReading
 
 
@@ -11,18 +13,18 @@ class ModbusMeter:
     def __init__(self, bus: ModbusBus, unit: int, profile: Profile) -> None:
         self._bus = bus
         self._unit = unit
-        self._profile = profile
-        self._blocks = profile.blocks()
+        self._plan = Plan(profile)
 
     async def read(self) -> MeterReading:
-        """Poll once. The reading is as old as the first of its questions."""
-        registers: Registers = {}
-        first_ms: int | None = None
-        for block in self._blocks:
-            asked_ms, values = await self._bus.read(self._unit, block.table, block.address, block.count)
-            first_ms = asked_ms if first_ms is None else first_ms
-            registers |= {(block.table, block.address + k): value for k, value in enumerate(values)}
-        current_ma, power_mw, energy_wh = self._profile.decode(registers)
-        return MeterReading(
-            asked_ms=first_ms or 0, current_ma=current_ma, power_mw=power_mw, energy_wh=energy_wh
-        )
+        """Poll once; the reading is as old as the first of its questions. Raises as `ModbusBus.read`."""
+        asked: list[int] = []
+        answers: list[tuple[int, ...]] = []
+        for block in self._plan.blocks:
+            asked_ms, registers = await self._bus.read(self._unit, block.table, block.address, block.count)
+            asked.append(asked_ms)
+            answers.append(registers)
+        try:
+            current_ma, power_mw, energy_wh = self._plan.decode(answers)
+        except PeerError as error:
+            raise PeerError(f"unit {self._unit} on {self._bus.name}: {error}") from error
+        return MeterReading(asked_ms=asked[0], current_ma=current_ma, power_mw=power_mw, energy_wh=energy_wh)

@@ -1,154 +1,213 @@
-"""A meter's description file: which registers hold what, and how few reads get them all.
+"""A meter's description file: which registers hold what. `edge.metering.plan` makes reads and values of it.
 
-Values leave as integers (mA, mW, Wh) through exact fractions. A reading is believed or refused, never
-clipped: what cannot be true is a `PeerError`.
+One TOML file per meter in `profiles/`, named as the configuration names it. Addresses are zero-based protocol
+addresses, as they stand on the wire. Adding a meter needs no code.
 """
 
-import math
-import struct
-import tomllib
-from fractions import Fraction
+import re
+from decimal import Decimal
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
-import msgspec
 from msgspec import Meta, Struct
 
-from edge.errors import ConfigError, PeerError
-from edge.events import Phases
+from edge import toml_strict
+from edge.errors import ConfigError
+from edge.toml_strict import Problems
 
-Quantity = Literal["current_l1", "current_l2", "current_l3", "power_total", "energy_import"]
-Order = Literal["big", "little"]
+REGISTERS: Final = {"u16": 1, "s16": 1, "u32": 2, "s32": 2, "u64": 4, "s64": 4, "f32": 2, "f64": 4}
+"""Types and how many registers of 16 bits each takes."""
 
-NEEDED: tuple[Quantity, ...] = ("current_l1", "power_total", "energy_import")
-"""Without these a meter can neither protect a circuit nor bill a session."""
+MOST_REGISTERS = 125
+"""In one read: MODBUS Application Protocol V1.1b3, 6.3."""
 
-_WORDS = {"u16": 1, "s16": 1, "u32": 2, "s32": 2, "u64": 4, "s64": 4, "f32": 2, "f64": 4}
+_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 
-_TO_MILLI = {"A": 1_000, "mA": 1, "W": 1_000, "kW": 1_000_000}
-_TO_WH = {"Wh": Fraction(1), "kWh": Fraction(1_000), "MWh": Fraction(1_000_000)}
-
-MAX_CURRENT_MA = 1_000_000
-"""No meter behind a charging station measures more than 1000 A; a value above is a misread word order."""
-
-MAX_ENERGY_WH = 10_000_000_000
-"""10 GWh: ten years at 114 kW; registers of meters roll over long before."""
-
-Registers = dict[tuple[str, int], int]
-"""Register values by table and address."""
-
-
-class Field(Struct, frozen=True, forbid_unknown_fields=True):
-    """One quantity in the registers."""
-
-    table: Literal["input", "holding"]
-    address: Annotated[int, Meta(ge=0, le=65_535)]
-    type: Literal["u16", "s16", "u32", "s32", "u64", "s64", "f32", "f64"]
-    unit: Literal["A", "mA", "W", "kW", "Wh", "kWh", "MWh"]
-    scale: Annotated[str, Meta(pattern=r"^-?[0-9]+(\.[0-9]+)?$")] = "1"  # register value x scale = unit
-
-
-class Block(Struct, frozen=True):
-    """One read."""
-
-    table: Literal["input", "holding"]
-    address: int
-    count: int
+Table = Annotated[
+    Literal["input", "holding"],
+    Meta(description='write "input" if the manual reads it with function 4, "holding" for function 3'),
+]
+Address = Annotated[
+    int, Meta(ge=0, le=65_535, description="write the zero-based protocol address, 0 to 65535")
+]
+Type = Annotated[
+    Literal["u16", "s16", "u32", "s32", "u64", "s64", "f32", "f64"],
+    Meta(description="write u, s or f for unsigned, signed or float, and the bits of it"),
+]
+Scale = Annotated[
+    Decimal, Meta(extra={"most": 1_000_000}, description="write what the register counts in, e.g. 0.1")
+]
+Absent = Annotated[
+    tuple[Annotated[int, Meta(ge=0, le=2**63 - 1)], ...],
+    Meta(description="write the register values, unsigned, that mean there is no value"),
+]
+Order = Annotated[
+    Literal["big", "little"],
+    Meta(description='write "big" if the most significant part comes first, else "little"'),
+]
 
 
-class Profile(Struct, frozen=True, forbid_unknown_fields=True):
-    """A meter model."""
+class Amperes(Struct, frozen=True):
+    """Where a current stands: register value x `scale` is in `unit`."""
 
-    model: str
-    phases: Literal[1, 3]
+    table: Table
+    address: Address
+    type: Type
+    unit: Annotated[Literal["A", "mA"], Meta(description="write A or mA")]
+    scale: Scale = Decimal(1)
+    absent: Absent = ()
+
+
+class Watts(Struct, frozen=True):
+    """Where a power stands; positive is import."""
+
+    table: Table
+    address: Address
+    type: Type
+    unit: Annotated[Literal["W", "kW"], Meta(description="write W or kW")]
+    scale: Scale = Decimal(1)
+    absent: Absent = ()
+
+
+class WattHours(Struct, frozen=True):
+    """Where an energy register stands."""
+
+    table: Table
+    address: Address
+    type: Type
+    unit: Annotated[Literal["Wh", "kWh", "MWh"], Meta(description="write Wh, kWh or MWh")]
+    scale: Scale = Decimal(1)
+    absent: Absent = ()
+
+
+Field = Amperes | Watts | WattHours
+
+
+class Quantities(Struct, frozen=True):
+    """[quantities]: what protects a circuit and what a session is billed by; the least a meter must give."""
+
+    current_l1: Amperes
+    power_total: Watts
+    energy_import: WattHours
+    current_l2: Amperes | None = None
+    current_l3: Amperes | None = None
+
+    def present(self) -> dict[str, Field]:
+        """The fields there are, by name."""
+        fields = {name: getattr(self, name) for name in self.__struct_fields__}
+        return {name: field for name, field in fields.items() if field is not None}
+
+
+class SerialDefaults(Struct, frozen=True):
+    """[serial]: how the meter leaves its factory."""
+
+    baud: Annotated[
+        Literal[1200, 2400, 4800, 9600, 19200, 38400, 57600, 115200], Meta(description="write the rate")
+    ]
+    parity: Annotated[Literal["N", "E", "O"], Meta(description="write N, E or O")]
+    stop_bits: Annotated[Literal[1, 2], Meta(description="write 1 or 2")]
+    confidence: Annotated[
+        Literal["documented", "typical", "unverified"],
+        Meta(description="write documented, typical or unverified: a technician wants to know"),
+    ]
+
+
+class Profile(Struct, frozen=True):
+    """A meter model. `word_order`: of registers in a value; `byte_order`: of bytes in a register."""
+
+    model: Annotated[str, Meta(max_length=100, description="write maker and model")]
+    source: Annotated[str, Meta(max_length=300, description="write where the addresses are from")]
+    phases: Annotated[Literal[1, 3], Meta(description="write 1 or 3")]
     word_order: Order
     byte_order: Order
-    max_registers: Annotated[int, Meta(ge=2, le=125)]  # 125: Modbus application protocol V1.1b3, 6.3
-    quantities: dict[Quantity, Field]
-
-    def blocks(self) -> tuple[Block, ...]:
-        """The fewest reads that get every quantity, none longer than the meter allows."""
-        spans = sorted((f.table, f.address, f.address + _WORDS[f.type]) for f in self.quantities.values())
-        blocks: list[Block] = []
-        for table, first, end in spans:
-            last = blocks[-1] if blocks else None
-            if last is not None and last.table == table and end - last.address <= self.max_registers:
-                count = max(last.count, end - last.address)
-                blocks[-1] = Block(table, last.address, count)
-            else:
-                blocks.append(Block(table, first, end - first))
-        return tuple(blocks)
-
-    def decode(self, registers: Registers) -> tuple[Phases, int, int]:
-        """Currents in mA, power in mW and imported energy in Wh. Raises `PeerError` for what cannot be."""
-        amps = [self._milli(name, registers) for name in ("current_l1", "current_l2", "current_l3")]
-        currents = (abs(amps[0]), abs(amps[1]), abs(amps[2]))  # the direction stands in the power
-        if max(currents) > MAX_CURRENT_MA:
-            raise PeerError(f"{self.model}: {max(currents)} mA cannot be; is it this meter model?")
-        field = self.quantities["energy_import"]
-        energy_wh = round(self._value("energy_import", field, registers) * _TO_WH[field.unit])
-        if not 0 <= energy_wh <= MAX_ENERGY_WH:
-            raise PeerError(f"{self.model}: {energy_wh} Wh imported cannot be; is it this meter model?")
-        return currents, self._milli("power_total", registers), energy_wh
-
-    def _milli(self, name: Quantity, registers: Registers) -> int:
-        field = self.quantities.get(name)
-        if field is None:
-            return 0
-        return round(self._value(name, field, registers) * _TO_MILLI[field.unit])
-
-    def _value(self, name: str, field: Field, registers: Registers) -> Fraction:
-        words = [registers[field.table, field.address + k] for k in range(_WORDS[field.type])]
-        if self.word_order == "little":
-            words.reverse()
-        raw = b"".join(word.to_bytes(2, self.byte_order) for word in words)
-        if field.type in ("f32", "f64"):
-            (number,) = struct.unpack(">f" if field.type == "f32" else ">d", raw)
-            if not math.isfinite(number):
-                raise PeerError(f"{self.model}: {name} is not available (it reads {number})")
-            return Fraction(number) * Fraction(field.scale)
-        return Fraction(int.from_bytes(raw, "big", signed=field.type.startswith("s"))) * Fraction(field.scale)
+    max_registers: Annotated[
+        int, Meta(ge=1, le=MOST_REGISTERS, description="write how many registers it gives in one read")
+    ]
+    quantities: Quantities
+    min_gap_ms: Annotated[
+        int, Meta(ge=0, le=1_000, description="write the silence it needs between two requests")
+    ] = 0
+    serial: SerialDefaults | None = None
 
 
 def shipped() -> frozenset[str]:
     """The names of the profiles that come with the controller."""
-    folder = resources.files("edge.metering") / "profiles"
-    return frozenset(
-        entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml")
-    )
+    names = (entry.name for entry in (resources.files("edge.metering") / "profiles").iterdir())
+    return frozenset(name.removesuffix(".toml") for name in names if name.endswith(".toml"))
 
 
-def load_profile(name: str, folder: Path | None = None) -> Profile:
-    """The profile `name`, from `folder` if it has one, else the shipped one. Raises `ConfigError`."""
-    own = folder / f"{name}.toml" if folder is not None else None
-    if own is not None and own.is_file():
-        return parse(own.read_text(encoding="utf-8"), str(own))
-    if name not in shipped():
+def load_profile(name: str, extra_dir: Path | None = None) -> Profile:
+    """The profile `name`: from `extra_dir` if it has one, else the shipped one. Raises `ConfigError`."""
+    if not _NAME.fullmatch(name):
         raise ConfigError(
-            [f"meter profile {name!r} does not exist; known are {', '.join(sorted(shipped()))}"]
+            [f"meter profile {toml_strict.shown(name)}: no name; write lower-case letters, digits, _ or -"]
         )
+    own = extra_dir / f"{name}.toml" if extra_dir is not None else None
+    if own is not None and own.is_file():
+        try:
+            return parse(own.read_text(encoding="utf-8"), str(own))
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError([f"{own}: cannot be read ({error}); it must be UTF-8 text"]) from error
+    if name not in shipped():
+        remedy = toml_strict.nearest(name, sorted(shipped()))
+        raise ConfigError([f"meter profile {toml_strict.shown(name)}: does not exist; {remedy}"])
     text = (resources.files("edge.metering") / "profiles" / f"{name}.toml").read_text(encoding="utf-8")
     return parse(text, f"profile {name}")
 
 
 def parse(text: str, source: str) -> Profile:
-    """A description file as a profile. Raises `ConfigError` naming the field and the remedy."""
+    """A description file as a profile; `source` names it. Raises `ConfigError` with every problem."""
+    problems = Problems()
     try:
-        profile = msgspec.convert(tomllib.loads(text), Profile)
-    except (tomllib.TOMLDecodeError, msgspec.ValidationError, RecursionError) as error:
-        raise ConfigError([f"{source}: {error}"]) from error
-    needed = NEEDED if profile.phases == 1 else (*NEEDED, "current_l2", "current_l3")
-    problems = [
-        f"{source}: quantities.{name} is missing" for name in needed if name not in profile.quantities
-    ]
-    for name, field in profile.quantities.items():
-        table = _TO_WH if name == "energy_import" else _TO_MILLI
-        right = field.unit in table and (field.unit in ("W", "kW")) == (name == "power_total")
-        if not right:
-            problems.append(f"{source}: quantities.{name}.unit = {field.unit!r} is not a unit of it")
-        if field.address + _WORDS[field.type] > 65_536:
-            problems.append(f"{source}: quantities.{name} ends behind register 65535")
-    if problems:
-        raise ConfigError(problems)
+        profile = toml_strict.decode(toml_strict.parse(text), Profile, problems)
+    except ConfigError as error:
+        raise ConfigError([f"{source}: {line}" for line in error.problems]) from error
+    if not problems.lines:
+        _check(profile, problems)
+    if problems.lines:
+        raise ConfigError([f"{source}: {line}" for line in problems.lines])
     return profile
+
+
+def _check(profile: Profile, problems: Problems) -> None:
+    fields = profile.quantities.present()
+    for name in ("current_l2", "current_l3"):
+        path = f"quantities.{name}"
+        if profile.phases == 3 and name not in fields:
+            problems.note(path, "missing", f"a meter of three phases needs [{path}]")
+        if profile.phases == 1 and name in fields:
+            problems.note(path, "one phase too many", "remove it, or write phases = 3")
+    taken: dict[tuple[str, int], str] = {}
+    for name, field in fields.items():
+        _check_field(f"quantities.{name}", field, profile, problems)
+        for address in range(field.address, field.address + REGISTERS[field.type]):
+            other = taken.setdefault((field.table, address), name)
+            if other != name:
+                problems.note(
+                    f"quantities.{name}",
+                    f"shares register {address} with {other}",
+                    "correct an address or type",
+                )
+                break
+
+
+def _check_field(path: str, field: Field, profile: Profile, problems: Problems) -> None:
+    registers = REGISTERS[field.type]
+    if field.address + registers > 65_536:
+        problems.add(
+            f"{path}.address", field.address, "ends behind register 65535", "correct address or type"
+        )
+    if registers > profile.max_registers:
+        problems.add(
+            f"{path}.type", field.type, f"takes {registers} registers", "correct it, or raise max_registers"
+        )
+    if field.scale == 0:
+        problems.add(f"{path}.scale", field.scale, "makes every value 0", "write what the register counts in")
+    for value in field.absent:
+        if value >= 1 << 16 * registers:
+            problems.add(
+                f"{path}.absent", value, f"more than {field.type} can hold", "write the register value"
+            )
+    if field.absent and field.type.startswith("f"):
+        problems.note(f"{path}.absent", "a float says it itself", "remove it: not-a-number is always refused")

@@ -38,6 +38,7 @@ _READ_PAUSE_S = 0.05
 _END_S = 2.0  # how long a cancelled `run` waits for its thread
 _CANCEL_EVERY_S = 0.05  # a cancel is lost when the thread was just between two waits
 
+_SECOND_LOOKS = 5  # a second apart: who holds a card there that failed does not have to lift it first
 _NOT_LOOKED = -1  # before the first look at a reader
 _PNP = "\\\\?PnP?\\Notification"  # the pseudo-reader that stands for "the list of readers changed"
 
@@ -184,6 +185,7 @@ class _Watch:
         self._scard: Any = None  # pyscard carries no types
         self._context: int | None = None
         self.waker: threading.Thread | None = None
+        self._second_looks = 0  # how often a card that could not be read is still tried while it lies there
         self._touch: int | None = _NOT_LOOKED  # the event counter of the touch at hand, None without a card
 
     def run(self) -> None:
@@ -277,12 +279,24 @@ class _Watch:
         # The upper half counts insertions and removals: it tells a card that came back from one that stayed.
         touch = state >> 16 if state & scard.SCARD_STATE_PRESENT else None
         if touch == self._touch:
+            if touch is not None and self._second_looks:
+                self._look_again(context, reader, atr, at_ms)
             return
         if touch is None or self._touch != _NOT_LOOKED:
             self._tell(Lifted(at_ms))
         self._touch = touch
         if touch is not None:
-            self._tell(self._read_card(context, reader, atr, at_ms))
+            sight = self._read_card(context, reader, atr, at_ms)
+            self._second_looks = _SECOND_LOOKS if isinstance(sight, CardUnreadable) else 0
+            self._tell(sight)
+
+    def _look_again(self, context: int, reader: str, atr: bytes, at_ms: int) -> None:
+        """Try once more to read what lies there and could not be read; say something only if it worked."""
+        self._second_looks -= 1
+        sight = self._read_card(context, reader, atr, at_ms)
+        if isinstance(sight, CardSeen):
+            self._second_looks = 0
+            self._tell(sight)
 
     def _read_card(self, context: int, reader: str, atr: bytes, at_ms: int) -> CardSeen | CardUnreadable:
         family = apdu.parse_atr(atr)

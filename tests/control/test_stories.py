@@ -7,8 +7,8 @@ import pytest
 from edge.commands import Record, SetOffer
 from edge.control.session import State
 from edge.control.view import view
-from edge.events import ClaimAnswered, Credential, DeviceLost, FaultClearRequested, StopRequested
-from edge.records import ClaimState, StopReason
+from edge.events import ClaimAnswered, Credential, DeviceLost, FaultClearRequested, StopRequested, Tick
+from edge.records import ClaimState, ClockQuality, StopReason
 from tests.control.story import ALICE, BOB, PHONE, STRANGER, Car, Story, site
 
 
@@ -164,6 +164,34 @@ def test_the_newcomer_gets_nothing_until_the_first_car_has_let_go() -> None:
     story.pass_time(20_000, watch)
     assert worst <= 32_000
     assert [story.plugs[n].offer_ma for n in (1, 2)] == [16_000, 16_000]
+
+
+def test_a_stop_soon_after_a_share_takes_nothing_from_the_others() -> None:
+    story = charging()
+    story.plug(2)
+    story.swipe(BOB)
+    story.pass_time(3_000)
+    assert story.plugs[2].offer_ma == 16_000
+    story.swipe(ALICE)
+    offers: list[int] = []
+    story.pass_time(10_000, lambda: offers.append(story.plugs[2].offer_ma))
+    assert min(offers) == 16_000
+
+
+def test_one_car_stopping_is_not_taken_for_a_kettle_starting() -> None:
+    story = Story()
+    story.pass_time(1_000)
+    for number, card in ((1, ALICE), (2, BOB)):
+        story.plug(number)
+        story.swipe(card)
+    story.pass_time(20_000)
+    story.measure_site()  # 32 A, the moment before ...
+    story.unplug(1)
+    story.measure(1)  # ... and 0 A, the moment after
+    story.put(Tick(story.now_ms, 0, ClockQuality.SYNCED))
+    assert story.plugs[2].offer_ma >= 16_000
+    story.pass_time(10_000)
+    assert story.plugs[2].offer_ma == 32_000
 
 
 def test_when_minimums_do_not_fit_cars_take_turns() -> None:

@@ -9,8 +9,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from edge import notify
 
@@ -86,19 +84,3 @@ def test_a_manager_who_does_not_read_never_makes_the_loop_wait(manager: Manager)
     assert sent > 0
     manager.receive()
     assert notify.send("WATCHDOG=1", environ=manager.environ)
-
-
-def test_the_watchdog_interval_is_taken_if_it_is_meant_for_this_process() -> None:
-    us = {"WATCHDOG_USEC": "10000000"}
-    assert notify.watchdog_s(us) == 10.0
-    assert notify.watchdog_s({**us, "WATCHDOG_PID": str(os.getpid())}) == 10.0
-    assert notify.watchdog_s({**us, "WATCHDOG_PID": str(os.getppid())}) is None
-    assert notify.watchdog_s({}) is None
-    assert notify.watchdog_s({"WATCHDOG_USEC": "0"}) is None
-
-
-@given(usec=st.text(), pid=st.none() | st.text())
-def test_any_watchdog_variables_give_a_positive_interval_or_none(usec: str, pid: str | None) -> None:
-    environ = {"WATCHDOG_USEC": usec} | ({} if pid is None else {"WATCHDOG_PID": pid})
-    interval = notify.watchdog_s(environ)
-    assert interval is None or interval > 0
