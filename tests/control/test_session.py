@@ -1,5 +1,7 @@
 """The session table, walked."""
 
+from pathlib import Path
+
 import pytest
 
 from edge.control.session import ENERGISED, OCCUPIED, TABLE, State, Trigger, after, diagram
@@ -39,6 +41,11 @@ def test_a_trigger_that_means_nothing_changes_nothing(state: State) -> None:
     for trigger in Trigger:
         if (state, trigger) not in TABLE:
             assert after(state, trigger) is state
+
+
+def test_the_readme_shows_the_diagram_of_the_table() -> None:
+    readme = Path(__file__).parents[2] / "README.md"
+    assert diagram() in readme.read_text(encoding="utf-8")
 
 
 def test_the_diagram_shows_every_transition() -> None:

@@ -1,0 +1,25 @@
+"""`./run bench [core|station]`: prints a table for the README."""
+
+import sys
+
+from tests.benchmarks import core, station
+
+
+def main() -> int:
+    """Run one benchmark or all and print what they measured."""
+    suites = {"core": core.report, "station": station.report}
+    names = sys.argv[1:] or list(suites)
+    unknown = [name for name in names if name not in suites]
+    if unknown:
+        print(f"no benchmark {unknown[0]!r}; there are: {', '.join(suites)}", file=sys.stderr)
+        return 2
+    print(f"measured on {station.machine()}\n")
+    print("| what | measured | target |\n|---|---|---|")
+    for name in names:
+        for what, result, target in suites[name]():
+            print(f"| {what} | {result} | {target} |", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
