@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from hal_mocks.rig import Rig
+from hal_mocks.card import VirtualCard
+from hal_mocks.rig import CARDS, CARDS_COUNT_AFTER_MS, Rig
 from hal_mocks.vehicle import Vehicle
 from tests.wire.people import arrive, drawn_ma, faults, leave, state, until
 
@@ -229,20 +230,28 @@ def test_a_card_torn_off_mid_read_is_told_and_the_next_touch_works(tmp_path: Pat
     async def story(rig: Rig) -> None:
         if rig.pcscd is None:
             pytest.skip(f"no pcscd: {rig.why_no_pcscd}")
-        from hal_mocks.card import VirtualCard
-
-        await until(rig, "cards count", lambda s: s["uptime_ms"] > 2_500)
-        card = VirtualCard(bytes.fromhex("04A1A2A3A4A5A6"), port=rig.pcscd.port)
+        await until(rig, "cards count", lambda s: s["uptime_ms"] > CARDS_COUNT_AFTER_MS)
+        card = VirtualCard(bytes.fromhex(CARDS["alice"]), port=rig.pcscd.port)
         card.tear_after_apdus = 1
         card.insert()
-        async with asyncio.timeout(20):
-            while "card_unreadable" not in rig.log_tail():
-                await asyncio.sleep(0.05)
+        await until(rig, "it is told", lambda _: "card_unreadable" in rig.log_tail())
         card.remove()
         await arrive(rig, 1, "alice")
         await leave(rig, 1, "alice")
 
     play(tmp_path, story)
+
+
+def test_where_pcscd_cannot_run_the_same_daemon_takes_cards_from_a_reader_in_memory(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with Rig(tmp_path, pcsc=False) as rig:
+            await rig.start_daemon()
+            await arrive(rig, 1, "alice")
+            await leave(rig, 1, "alice")
+            await everything_is_paid(rig, 1)
+            await rig.stop_daemon()
+
+    asyncio.run(main())
 
 
 def test_sigterm_withdraws_the_offers_and_the_session_goes_on_after_the_restart(tmp_path: Path) -> None:
