@@ -4,8 +4,8 @@ Set-points overtake polls. Errors are the three of `edge.errors` and say what to
 away is opened again with back-off; meanwhile questions fail at once.
 
 RTU has no transaction number. So after a silence the same unit is not read by the same function for as long
-again: an answer that comes late then finds nobody who could take it for the next one. Other units, and writes,
-go on. A TCP connection that failed to answer is closed and made anew instead.
+again: an answer that comes late then finds nobody who could take it for the next one. Other units go on, and
+so do writes. A TCP connection that failed to answer is closed and made anew instead.
 """
 
 import asyncio
