@@ -28,6 +28,14 @@ Host = Annotated[
     Meta(pattern=r"^[A-Za-z0-9._:-]+$", max_length=253, description="write a host name or an IP address"),
 ]
 
+Address = Annotated[
+    str,
+    Meta(
+        pattern=r"^([0-9]{1,3}(\.[0-9]{1,3}){3}|[0-9A-Fa-f:]*:[0-9A-Fa-f:]+)$",
+        description="write the device's IP address; a name would need a name server before a car can charge",
+    ),
+]
+
 Unit = Annotated[
     int,
     Meta(ge=1, le=247, description="write the Modbus address set in the device, 1 to 247"),
@@ -157,7 +165,7 @@ class TcpBusTable(Struct, frozen=True, tag_field="kind", tag="tcp"):
     """[[buses]] with kind = "tcp"."""
 
     id: Name
-    host: Host
+    host: Address
     port: Port
     timeout_ms: Milliseconds = 500
     min_gap_ms: Annotated[

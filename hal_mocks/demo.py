@@ -24,7 +24,7 @@ STORY_S = 80.0
 """`--once` has to end within 90 s; a step that takes longer than this in all has failed."""
 
 _LINE = re.compile(
-    r'topic=(?P<topic>\w+)(?: text="(?P<text>(?:[^"\\]|\\.)*)")?(?: connector=(?P<connector>\d+))?'
+    r'topic=(?P<topic>[\w.]+)(?: text="(?P<text>(?:[^"\\]|\\.)*)")?(?: connector=(?P<connector>\d+))?'
 )
 
 
