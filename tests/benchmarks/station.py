@@ -69,7 +69,7 @@ async def _swipes() -> list[float]:
                 began = time.perf_counter()
                 await rig.swipe("alice")
                 async with asyncio.timeout(10):
-                    while board.set_current_ma == 0:  # noqa: ASYNC110 - the board is a model, not an event
+                    while board.set_current_ma == 0:
                         await asyncio.sleep(0.001)
                 times.append((time.perf_counter() - began) * 1000)
                 await asyncio.sleep(3.3)

@@ -805,7 +805,7 @@ def test_a_gateway_that_hangs_up_between_two_questions_goes_unnoticed() -> None:
 
         gateway.answer = answer_and_hang_up
         assert await values(bus) == (42,)
-        while bus._client is not None and bus._client.connected:  # noqa: ASYNC110 - nothing tells us
+        while bus._client is not None and bus._client.connected:
             await asyncio.sleep(0.01)
         assert await values(bus) == (42,)
         assert gateway.connections == 2

@@ -81,7 +81,7 @@ def served(
 
 async def until(condition: Callable[[], bool]) -> None:
     """Let the loop turn until something outside it is so; the time limit stands around the whole test."""
-    while not condition():  # noqa: ASYNC110 - nobody can set an event when a file appears
+    while not condition():
         await asyncio.sleep(0)
 
 

@@ -180,7 +180,7 @@ def until_the_field_is_empty() -> None:
 
 async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(DEADLINE_S):
-        while not condition():  # noqa: ASYNC110 - what changes is in another thread or process
+        while not condition():
             await asyncio.sleep(0.01)
 
 
