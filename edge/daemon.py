@@ -10,6 +10,7 @@ import logging
 import signal
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING, assert_never
 
 import msgspec
@@ -19,7 +20,7 @@ from edge.commands import Announce, Command, Record, SetOffer
 from edge.config import Config
 from edge.control.station import start, step
 from edge.control.view import view
-from edge.errors import JournalError
+from edge.errors import DeviceError, JournalError
 from edge.events import Event, FaultClearRequested, Recorded, RecordFailed, StopRequested, Tick
 from edge.journal import Journal
 from edge.local_api import LocalApi
@@ -54,7 +55,7 @@ async def run(config: Config, readers: Mapping[str, Reader] | None = None) -> No
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     async with AsyncExitStack() as stack:
-        config.paths.runtime.mkdir(parents=True, exist_ok=True)
+        _make_runtime(config.paths.runtime)
         journal = Journal(
             config.paths.journal, station=config.site.station, wall=clock.wall, now_ms=clock.now_ms
         )
@@ -62,6 +63,15 @@ async def run(config: Config, readers: Mapping[str, Reader] | None = None) -> No
         hands = open_hands(config, clock.now_ms, readers or {})
         uplink = open_uplink(config, journal, clock.now_ms)
         await Daemon(config, journal, hands, uplink).serve(stop)
+
+
+def _make_runtime(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DeviceError(
+            f"the runtime directory {folder} cannot be made ({error.strerror}); make it or set paths.runtime"
+        ) from error
 
 
 class Daemon:

@@ -51,6 +51,17 @@ def test_a_missing_configuration_says_which_file() -> None:
     assert "/nonexistent/edge.toml" in done.stderr
 
 
+def test_a_runtime_directory_that_cannot_be_made_is_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    config = tmp_path / "edge.toml"
+    text = EXAMPLE.read_text().replace("[station]", f'[paths]\nruntime = "{tmp_path}/file/run"\n\n[station]')
+    config.write_text(text)
+    done = edge("run", "--config", str(config))
+    assert done.returncode == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    assert "paths.runtime" in done.stderr
+
+
 def test_systemd_is_told_ready_alive_and_stopping(tmp_path: Path) -> None:
     async def main() -> None:
         async with Rig(tmp_path / "rig", pcsc=False) as rig:
