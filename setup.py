@@ -9,7 +9,7 @@ from setuptools import Extension, setup
 
 setup(
     ext_modules=cythonize(
-        [Extension("edge.control.sharing", ["edge/control/sharing.py"])],
+        [Extension("edge.control.sharing", ["edge/control/sharing.py"], extra_compile_args=["-g0"])],
         compiler_directives={
             "language_level": 3,
             "boundscheck": True,
