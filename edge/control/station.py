@@ -22,6 +22,7 @@ from edge.control.state import (
     Session,
     Station,
     WaitingCard,
+    unix_ms,
 )
 from edge.control.turn import Turn
 from edge.control.watch import judge_ages, judge_look, judge_register, register_trusted, store_look
@@ -44,13 +45,17 @@ from edge.events import (
     UplinkChanged,
 )
 from edge.payments import claim as claims
-from edge.records import Claim, StopReason
+from edge.records import Claim, ClockQuality, StopReason
 
 CARD_WAIT_MS = 60_000
 """How long a card shown before the plug stays good; long enough to fetch a cable from the boot."""
 
 CARD_QUIET_MS = 2_000
 """A card that lies on the reader when the daemon starts was not shown to it, and must stop no session."""
+
+UNKNOWN_AGE_MS = 24 * 3_600_000
+"""What an adopted claim is taken to have lasted where the clock cannot tell: longer than cars charge, and
+short enough to notice that the meter was exchanged while the station was without power."""
 
 RESUME_WITHIN_MS = 60_000
 """After a longer absence of the daemon nobody knows whether it is still the same car."""
@@ -195,8 +200,8 @@ def _connector_metered(turn: Turn, i: int, event: MeterRead) -> None:
     if before.meter is not None:
         last_wh, last_ms = before.meter.energy_wh, before.meter.asked_ms
         judge_register(turn, i, last_wh, event.energy_wh, event.asked_ms - last_ms)
-    elif session is not None and event.energy_wh < session.claim.last_wh:
-        judge_register(turn, i, session.claim.last_wh, event.energy_wh, 0)
+    elif session is not None:
+        judge_register(turn, i, session.claim.last_wh, event.energy_wh, _age_ms(turn, session.claim))
     session = turn.at(i).session
     if session is not None and turn.at(i).state in OCCUPIED and register_trusted(turn, i):
         claim = claims.checkpoint(session.claim, event.energy_wh)
@@ -204,6 +209,13 @@ def _connector_metered(turn: Turn, i: int, event: MeterRead) -> None:
             turn.put(i, replace(turn.at(i), session=replace(session, claim=claim)))
     if turn.at(i).state is State.STOPPING:
         finish(turn, i)
+
+
+def _age_ms(turn: Turn, claim: Claim) -> int:
+    """How long an adopted claim may have drawn energy at most: since it was opened, if the clock can tell."""
+    age_ms = unix_ms(turn.station) - claim.opened_unix_ms
+    known = ClockQuality.SYNCED is claim.clock is turn.station.clock and age_ms > 0
+    return age_ms if known else UNKNOWN_AGE_MS
 
 
 def _evse_read(turn: Turn, event: EvseRead) -> None:

@@ -418,6 +418,20 @@ def test_after_a_power_cut_the_claim_is_closed_with_the_meter_register(absent_ms
     assert story.plugs[1].offer_ma == 0
 
 
+def test_a_meter_exchanged_while_the_power_was_off_bills_nobody_for_its_register() -> None:
+    story = charging()
+    story.pass_time(60_000)
+    story.put(StopRequested(story.now_ms))  # the registers are on record
+    seen_wh = story.journal["st-ep0cep0cep0c-1"].last_wh
+    story.plugs[1].register_mwh += 900_000_000
+    story.boot(absent_ms=None)
+    story.pass_time(10_000)
+    (claim,) = story.claims(ClaimState.CLOSED)
+    assert claim.end_wh == seen_wh
+    assert claim.hold
+    assert "meter_jump" in story.faults(1)
+
+
 def test_a_car_that_left_while_the_daemon_was_away_is_billed_for_what_it_took() -> None:
     story = charging()
     story.pass_time(60_000)
