@@ -57,6 +57,14 @@ class Tree:
         self.rows = 3 * len(parents)
         self._rows_of = array("q", rows_of)
         self._start = array("q", start)
+        # The other way round: members[first[r]:first[r + 1]] are the connectors that load row r.
+        members: list[int] = []
+        first = [0]
+        for r in range(self.rows):
+            members += [i for i in range(self.connectors) if r in rows_of[start[i] : start[i + 1]]]
+            first.append(len(members))
+        self._members = array("q", members)
+        self._first = array("q", first)
         self._used = array("q", bytes(8 * self.rows))
         self._x = array("q", bytes(8 * self.connectors))
         self._bound = array("q", bytes(8 * self.connectors))
@@ -119,8 +127,9 @@ class Tree:
                     tightest = r
             if tightest < 0:
                 break
-            for i in range(self.connectors):
-                if self._on[i] == 1 and self._loads(i, tightest):
+            for k in range(self._first[tightest], self._first[tightest + 1]):
+                i = self._members[k]
+                if self._on[i] == 1:
                     self._x[i] = min(max(level, least[i]), most[i])
                     self._bound[i] = OWN_MAXIMUM if self._x[i] == most[i] else tightest
                     self._on[i] = 2
@@ -129,26 +138,20 @@ class Tree:
                 self._x[i] = most[i]
                 self._bound[i] = OWN_MAXIMUM
 
-    def _loads(self, i: int, row: int) -> bool:
-        for k in range(self._start[i], self._start[i + 1]):  # noqa: SIM110 - a plain loop compiles to C
-            if self._rows_of[k] == row:
-                return True
-        return False
-
     def _level(self, row: int, room: array[int], least: array[int], most: array[int]) -> int:
         """The highest common level at which this row is not over-full; -1 when it cannot fill up."""
         settled = 0
         members = 0
         top = 0
         at_most = 0
-        for i in range(self.connectors):
-            if self._on[i] and self._loads(i, row):
-                if self._on[i] == 2:
-                    settled += self._x[i]
-                else:
-                    members += 1
-                    at_most += most[i]
-                    top = max(top, most[i])
+        for k in range(self._first[row], self._first[row + 1]):
+            i = self._members[k]
+            if self._on[i] == 2:
+                settled += self._x[i]
+            elif self._on[i] == 1:
+                members += 1
+                at_most += most[i]
+                top = max(top, most[i])
         if members == 0 or settled + at_most <= room[row]:
             return -1
         low = 0  # at level 0 all stand at their minimums, which fit by admission
@@ -156,8 +159,9 @@ class Tree:
         while high - low > 1:
             middle = (low + high) // 2
             total = settled
-            for i in range(self.connectors):
-                if self._on[i] == 1 and self._loads(i, row):
+            for k in range(self._first[row], self._first[row + 1]):
+                i = self._members[k]
+                if self._on[i] == 1:
                     total += min(max(middle, least[i]), most[i])
             if total <= room[row]:
                 low = middle
