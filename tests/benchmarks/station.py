@@ -10,7 +10,7 @@ from pathlib import Path
 
 from hal_mocks.rig import CARDS_COUNT_AFTER_MS, Rig
 from hal_mocks.vehicle import Vehicle
-from tests.wire.people import Status, until
+from tests.wire.people import Status, session, until
 
 STARTS = 7
 SWIPES = 20
@@ -49,7 +49,7 @@ async def _starts() -> tuple[float, float]:
 
 
 def _finished(status: Status) -> bool:
-    return bool(status["connectors"][0]["session_state"] == "finished")
+    return session(status, 1) == "finished"
 
 
 async def _swipes() -> list[float]:

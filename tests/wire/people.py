@@ -32,6 +32,11 @@ def state(status: Status, number: int) -> str:
     return str(status["connectors"][number - 1]["state"])
 
 
+def session(status: Status, number: int) -> str:
+    """Where the session of a connector stands."""
+    return str(status["connectors"][number - 1]["session_state"])
+
+
 def drawn_ma(status: Status, number: int) -> int:
     """The highest phase current of a connector, as the daemon knows it."""
     return int(max(status["connectors"][number - 1]["current_ma"] or [0]))
@@ -45,11 +50,11 @@ def faults(status: Status, number: int) -> list[str]:
 async def arrive(rig: Rig, number: int, card: str, max_ma: int = 16_000) -> None:
     """Plug in and show the card until the car draws current, as often as it takes."""
     rig.world.plug(number, Vehicle(phases=3, max_ma=max_ma, lag_ms=200))
-    await until(rig, "the car is seen", lambda s: state(s, number) not in ("available", "unknown"))
+    await until(rig, "the car is seen", lambda s: session(s, number) not in ("free", "unknown"))
     deadline_s = time.monotonic() + PATIENCE_S
     while time.monotonic() < deadline_s:
         status = await until(rig, "the daemon knows", lambda s: state(s, number) != "unknown")
-        if status["connectors"][number - 1]["session_state"] in ("plugged", "finished"):
+        if session(status, number) in ("plugged", "finished"):
             await rig.swipe(card, hold_s=0.1)
         if drawn_ma(status, number) >= 6_000:
             return
@@ -62,10 +67,9 @@ async def leave(rig: Rig, number: int, card: str) -> None:
     deadline_s = time.monotonic() + PATIENCE_S
     while time.monotonic() < deadline_s:
         status = await until(rig, "the daemon knows", lambda s: state(s, number) != "unknown")
-        session = status["connectors"][number - 1]["session_state"]
-        if session == "charging":
+        if session(status, number) == "charging":
             await rig.swipe(card, hold_s=0.1)
-        if session in ("finished", "plugged", "free"):
+        if session(status, number) in ("finished", "plugged", "free"):
             break
         await asyncio.sleep(0.2)
     else:

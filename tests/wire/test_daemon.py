@@ -13,7 +13,7 @@ import pytest
 from hal_mocks.card import VirtualCard
 from hal_mocks.rig import CARDS, CARDS_COUNT_AFTER_MS, Rig
 from hal_mocks.vehicle import Vehicle
-from tests.wire.people import arrive, drawn_ma, faults, leave, state, until
+from tests.wire.people import arrive, drawn_ma, faults, leave, session, state, until
 
 pytestmark = [pytest.mark.wire, pytest.mark.timeout(180)]
 
@@ -97,7 +97,7 @@ def test_a_meter_at_a_wrong_address_is_named_and_the_other_connector_charges(tmp
             await until(rig, "the fault has its name", lambda s: "meter_silent" in faults(s, 1))
             assert "unit 99" in rig.log_tail()
             rig.world.plug(1, Vehicle())
-            await until(rig, "the first car is seen", lambda s: state(s, 1) in ("preparing", "unavailable"))
+            await until(rig, "the first car is seen", lambda s: session(s, 1) == "plugged")
             await arrive(rig, 2, "bob")
             await leave(rig, 2, "bob")
             await everything_is_paid(rig, 1)
