@@ -125,7 +125,7 @@ class Clock:
 
     async def let_the_reader_look(self) -> None:
         """Wait until the reader's thread has gone once around: it asks the time twice in each round."""
-        rounds = self.asked + 4
+        rounds = self.asked + 6  # the event loop looks after the thread once a second, too
         await until(lambda: self.asked >= rounds)
 
     def advance(self, ms: int) -> bool:
