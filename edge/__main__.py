@@ -15,6 +15,10 @@ from edge.errors import ConfigError, EdgeError, JournalError
 EX_IOERR = 74
 EX_CONFIG = 78
 DEFAULT_CONFIG = Path("/etc/edge/edge.toml")
+DEFAULT_SOCKET = Path("/run/edge/edge.sock")
+
+ANSWER_S = 5
+"""A healthy daemon answers within a tick; one that needs longer is worth a message of its own."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -25,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ConfigError as error:
         for problem in error.problems:
             print(problem, file=sys.stderr)
-        print(f"{len(error.problems)} problem(s); nothing was started", file=sys.stderr)
+        print(f"{len(error.problems)} problem(s) in the configuration", file=sys.stderr)
         return EX_CONFIG
     except JournalError as error:
         print(f"journal: {error}", file=sys.stderr)
@@ -54,11 +58,17 @@ def _parser() -> argparse.ArgumentParser:
     _verb(verbs, "check-config", _check_config, "check a configuration and print the station as a tree")
     status = _verb(verbs, "status", _status, "show what the running daemon sees and does")
     status.add_argument("--json", action="store_true", help="for programs")
-    _verb(verbs, "log", _log, "show the daemon's last 1000 log lines, also where the system keeps none")
-    clear = _verb(verbs, "clear-fault", _clear_fault, "clear the latched faults of a connector after looking")
-    clear.add_argument("connector", type=int)
+    _verb(verbs, "log", _log, "show the last 1000 log lines of the running daemon")
+    clear = _verb(
+        verbs, "clear-fault", _clear_fault, "clear latched faults, once you have looked at the connector"
+    )
+    clear.add_argument("connector", type=int, help="the number painted on it")
     _verb(verbs, "safe-off", _safe_off, "tell every EVSE controller 0 A, without the daemon")
     return parser
+
+
+_ASKS_THE_DAEMON = ("status", "log", "clear-fault")
+"""They need the socket alone: a technician may not read the configuration, which holds card numbers."""
 
 
 def _verb(
@@ -68,9 +78,25 @@ def _verb(
     verb.set_defaults(verb=call)
     # `check-config FILE` is what people type; `--config FILE` stands in the service unit.
     if name == "check-config":
-        verb.add_argument("config", type=Path, metavar="FILE")
+        verb.add_argument("config", type=Path, metavar="FILE", help="the configuration to check")
+    elif name in _ASKS_THE_DAEMON:
+        verb.add_argument(
+            "--socket",
+            type=Path,
+            default=DEFAULT_SOCKET,
+            help=f"the daemon's socket (default {DEFAULT_SOCKET})",
+        )
+        verb.add_argument(
+            "--config", type=Path, metavar="FILE", help="take the socket from this configuration"
+        )
     else:
-        verb.add_argument("--config", type=Path, default=DEFAULT_CONFIG, metavar="FILE")
+        verb.add_argument(
+            "--config",
+            type=Path,
+            default=DEFAULT_CONFIG,
+            metavar="FILE",
+            help=f"the configuration (default {DEFAULT_CONFIG})",
+        )
     return verb
 
 
@@ -110,15 +136,24 @@ def _log(options: argparse.Namespace) -> int:
 
 def _clear_fault(options: argparse.Namespace) -> int:
     answer = _ask(options, {"ask": "clear_fault", "connector": options.connector})
-    print(answer.get("error", f"latched faults of connector {options.connector} cleared"))
-    return 1 if "error" in answer else 0
+    if "error" in answer:
+        print(answer["error"], file=sys.stderr)
+        return 1
+    cleared = answer.get("cleared")
+    names = ", ".join(cleared) if isinstance(cleared, list) else ""
+    print(f"connector {options.connector}: " + (f"cleared {names}" if names else "no latched fault stands"))
+    return 0
 
 
 def _ask(options: argparse.Namespace, request: dict[str, object]) -> dict[str, object]:
     from edge.local_api import ask
-    from edge.wiring import load_config
 
-    return ask(load_config(options.config).paths.runtime / "edge.sock", request, timeout_s=5)
+    socket = options.socket
+    if options.config is not None:
+        from edge.wiring import load_config
+
+        socket = load_config(options.config).paths.runtime / "edge.sock"
+    return ask(socket, request, timeout_s=ANSWER_S)
 
 
 def _safe_off(options: argparse.Namespace) -> int:
@@ -126,7 +161,9 @@ def _safe_off(options: argparse.Namespace) -> int:
 
     from edge.wiring import load_config, safe_off
 
-    problems = asyncio.run(safe_off(load_config(options.config)))
+    done, problems = asyncio.run(safe_off(load_config(options.config)))
+    for sentence in done:
+        print(sentence)
     for problem in problems:
         print(problem, file=sys.stderr)
     return 1 if problems else 0

@@ -90,7 +90,12 @@ class Daemon:
     async def serve(self, stop: asyncio.Event) -> None:
         """Live until `stop`, then withdraw every offer and flush every record."""
         await self._wake_up()
-        api = LocalApi(self._config.paths.runtime / "edge.sock", self._answer, self._config.paths.local_group)
+        api = LocalApi(
+            self._config.paths.runtime / "edge.sock",
+            self._answer,
+            self._config.paths.local_group,
+            lambda sentence: log("local_api_refused", level=logging.WARNING, text=sentence),
+        )
         async with asyncio.TaskGroup() as group:
             tasks = [
                 group.create_task(self._think(), name="brain"),
@@ -102,7 +107,7 @@ class Daemon:
             if self._uplink is not None:
                 tasks.append(group.create_task(self._uplink.run(self.put), name="uplink"))
             notify.send("READY=1", f"STATUS=serving {len(self._config.site.outlets)} connectors")
-            log("ready", connectors=len(self._config.site.outlets))
+            log("ready", text=f"serving {len(self._config.site.outlets)} connectors")
             await stop.wait()
             notify.send("STOPPING=1")
             await self._say_goodbye()
@@ -198,14 +203,21 @@ class Daemon:
                 text=f"{len(late)} controllers or records did not finish in {LAST_WORDS_S:g} s",
             )
 
+    def _clear(self, number: int) -> dict[str, object]:
+        for shown in view(self._station).connectors:
+            if shown.number == number:
+                self.put(FaultClearRequested(clock.now_ms(), number))
+                return {"cleared": [fault.name for fault in shown.faults if fault.latched]}
+        known = ", ".join(str(outlet.number) for outlet in self._config.site.outlets)
+        return {"error": f"there is no connector {number}; there are {known}"}
+
     async def _answer(self, request: dict[str, object]) -> object:
         """Answer the local API: `{"ask": "status"}`, "log", or "clear_fault" with "connector"."""
         match request:
             case {"ask": "status"}:
                 return {**msgspec.to_builtins(view(self._station)), "claims": await self._journal.counts()}
             case {"ask": "clear_fault", "connector": int(number)}:
-                self.put(FaultClearRequested(clock.now_ms(), number))
-                return {"ok": True}
+                return self._clear(number)
             case {"ask": "log"}:
                 return {"lines": recent()}
             case _:

@@ -133,6 +133,10 @@ class JournalFile:
         self.quarantined: Path | None = None
         self.damage = ""
         with ExitStack() as opened, _named(f"the journal {path} cannot be opened"):
+            if not path.parent.is_dir():
+                raise JournalError(
+                    f"the directory {path.parent} does not exist; make it or set paths.journal"
+                )
             opened.enter_context(exclusive(beside(path, ".lock")))
             if not path.exists() and beside(path, "-wal").exists():
                 # A power cut in the middle of a quarantine: the log belongs to the file that was set aside.

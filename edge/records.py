@@ -37,7 +37,6 @@ class StopReason(StrEnum):
     UNPLUGGED = "unplugged"
     FAULT = "fault"
     POWER_LOSS = "power_loss"  # the station was without power, or the daemon was away too long
-    NEVER_STARTED = "never_started"  # the car left before anything was allowed
 
 
 class Tariff(Struct, frozen=True, forbid_unknown_fields=True):

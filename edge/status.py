@@ -37,7 +37,7 @@ def show(answer: Answer, *, as_json: bool) -> str:
 def _connector(c: Answer) -> str:
     currents = [f"{_amps(ma):>6}" for ma in c["current_ma"]] if c["current_ma"] else ["     ?"] * 3
     age = c["meter_age_ms"]
-    stale = f"  (meter silent for {_span(age)})" if age is not None and age > 5_000 else ""
+    stale = f"  (meter silent for {_span(age)})" if age is not None and c["meter_stale"] else ""
     energy = "" if c["energy_wh"] is None else f"{c['energy_wh'] / 1000:.3f}"
     return (
         f"{c['number']:>2} {c['state']:<15} {_amps(c['offered_ma']):>6} {' '.join(currents)} "

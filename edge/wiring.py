@@ -28,6 +28,10 @@ SAFE_OFF_TRIES = 3
 """`safe-off` runs when all else has failed; a lost frame shall not be the end of it."""
 
 
+SAFE_OFF_PAUSE_S = 0.3
+"""Longer than the first back-off of a bus."""
+
+
 class Runnable(Protocol):
     """A hand the daemon keeps running."""
 
@@ -95,23 +99,28 @@ def _evse(configured: Config, device: EvseDevice, buses: dict[str, ModbusBus]) -
     return SimpleEvse(buses[device.bus], device.unit, max_ma=max_ma)
 
 
-async def safe_off(configured: Config) -> list[str]:
-    """Tell every controller 0 A, without a daemon; one sentence for each that did not take it."""
+async def safe_off(configured: Config) -> tuple[list[str], list[str]]:
+    """Tell every controller 0 A, without a daemon: sentences on those that took it, and on the others."""
     buses = _buses(configured, clock.now_ms)
+    done: list[str] = []
     problems: list[str] = []
     for device in configured.evses:
         evse = _evse(configured, device, buses)
         for tries_left in range(SAFE_OFF_TRIES - 1, -1, -1):
             try:
                 await evse.set_offer(0)
+                done.append(f"connector {device.connector}: told 0 A")
                 break
             except DeviceError as error:
                 if not tries_left:
-                    problems.append(f"connector {device.connector} is not known to be off: {error}")
-                await asyncio.sleep(0.3)  # the first back-off of a bus
+                    problems.append(
+                        f"connector {device.connector} is not known to be off: {error} "
+                        "If the daemon still runs, it owns the line: systemctl stop edge does the same."
+                    )
+                await asyncio.sleep(SAFE_OFF_PAUSE_S)
     for bus in buses.values():
         bus.close()
-    return problems
+    return done, problems
 
 
 def open_uplink(configured: Config, outbox: Outbox, now_ms: NowMs) -> "MqttUplink | None":

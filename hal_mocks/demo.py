@@ -185,7 +185,7 @@ class Demo:
                 found = _LINE.search(line)
                 if found:
                     self.topics.append(found["topic"])
-                    self._screen.event(found["topic"], found["text"] or "", found["connector"])
+                    self._screen.event(found["topic"].split(".")[-1], found["text"] or "", found["connector"])
 
 
 async def tell(folder: Path, *, once: bool) -> int:
@@ -196,7 +196,8 @@ async def tell(folder: Path, *, once: bool) -> int:
         async with _stage(folder, screen) as demo:
             async with asyncio.timeout(STORY_S):
                 await _seen(demo, demo.tell_story())
-            lines = demo.check()
+            for line in demo.check():
+                screen.tell(line)
             if not once:
                 screen.tell(
                     f"All held. The rig goes on until Ctrl-C; see edge status --config {folder}/edge.toml"
@@ -208,9 +209,6 @@ async def tell(folder: Path, *, once: bool) -> int:
     except (PromiseBroken, DaemonFailed) as error:
         screen.console.print(f"FAILED: {error}", style="bold red", markup=False)
         return 1
-    screen.console.print()
-    for line in lines:
-        screen.console.print(f"  {line}", markup=False)
     screen.console.print(f"[bold green]all held[/bold green], in {time.monotonic() - began:.0f} s")
     return 0
 
@@ -233,7 +231,8 @@ async def _stage(folder: Path, screen: Screen) -> AsyncIterator[Demo]:
         await step(f"the production daemon, station {STATION}", rig.start_daemon())
         with screen:
             yield Demo(rig, screen)
-        await rig.stop_daemon()
+        code = await rig.stop_daemon()
+        _promise(code == 0, f"the daemon ended with exit code {code}")
 
 
 async def _seen(demo: Demo, story: Coroutine[Any, Any, None]) -> None:

@@ -147,16 +147,23 @@ class Rig:
         """What the daemon needs in its environment to find the rig's own pcscd."""
         return self.pcscd.environment if self.pcscd is not None else {}
 
+    def daemon_line(self) -> str:
+        """What to type to run a daemon of one's own on this rig."""
+        settings = "".join(f"{key}={value} " for key, value in self.environment.items())
+        return f"{settings}{' '.join(self._daemon_words())}"
+
+    def _daemon_words(self) -> list[str]:
+        if self.pcscd is None:
+            return [sys.executable, "-m", "hal_mocks.in_process", str(self.config), str(self._cards_socket)]
+        return [sys.executable, "-m", "edge", "run", "--config", str(self.config)]
+
     # -- the daemon ----------------------------------------------------------------------------------
 
     async def start_daemon(self) -> None:
         """Start the production daemon and wait until it serves. Raises `DaemonFailed`."""
-        arguments = ["-m", "edge", "run", "--config", str(self.config)]
-        if self.pcscd is None:
-            arguments = ["-m", "hal_mocks.in_process", str(self.config), str(self._cards_socket)]
         with self.log.open("ab") as log:
             self.daemon = await asyncio.create_subprocess_exec(
-                sys.executable, *arguments, stderr=log, stdout=log, env={**os.environ, **self.environment}
+                *self._daemon_words(), stderr=log, stdout=log, env={**os.environ, **self.environment}
             )
         try:
             async with asyncio.timeout(READY_S):

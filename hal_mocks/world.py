@@ -57,7 +57,6 @@ class Overload:
 
     worst_ma: int = 0  # above its limit
     longest_ms: int = 0  # without a break, the present one included
-    total_ms: int = 0  # time in which any phase was over
     _running_ms: list[int] = field(default_factory=lambda: [0, 0, 0])
 
     def note(self, current_ma: Phases, limit_ma: Phases, duration_ms: int) -> None:
@@ -67,7 +66,6 @@ class Overload:
             self._running_ms[phase] = self._running_ms[phase] + duration_ms if over > 0 else 0
         self.worst_ma = max(self.worst_ma, *excess)
         self.longest_ms = max(self.longest_ms, *self._running_ms)
-        self.total_ms += duration_ms if max(excess) > 0 else 0
 
 
 class World:

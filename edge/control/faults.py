@@ -33,6 +33,7 @@ class Fault(Struct, frozen=True):
     kind: FaultKind
     since_ms: int
     detail: str
+    subject: str = ""  # which one of several, e.g. the reader
 
 
 _T, _L = FaultClass.TRANSIENT, FaultClass.LATCHED
@@ -77,18 +78,24 @@ _KINDS = (
 CATALOGUE = {kind.name: kind for kind in _KINDS}
 
 
-def raised(faults: tuple[Fault, ...], name: str, at_ms: int, detail: str) -> tuple[Fault, ...]:
+def raised(
+    faults: tuple[Fault, ...], name: str, at_ms: int, detail: str, subject: str = ""
+) -> tuple[Fault, ...]:
     """`faults` with this one; unchanged (the same object) when it stands already."""
-    if any(fault.kind.name == name for fault in faults):
+    if any(_is(fault, name, subject) for fault in faults):
         return faults
-    return (*faults, Fault(CATALOGUE[name], at_ms, detail))
+    return (*faults, Fault(CATALOGUE[name], at_ms, detail, subject))
 
 
-def cleared(faults: tuple[Fault, ...], name: str) -> tuple[Fault, ...]:
+def cleared(faults: tuple[Fault, ...], name: str, subject: str = "") -> tuple[Fault, ...]:
     """`faults` without this one; unchanged (the same object) when it does not stand."""
-    if not any(fault.kind.name == name for fault in faults):
+    if not any(_is(fault, name, subject) for fault in faults):
         return faults
-    return tuple(fault for fault in faults if fault.kind.name != name)
+    return tuple(fault for fault in faults if not _is(fault, name, subject))
+
+
+def _is(fault: Fault, name: str, subject: str) -> bool:
+    return fault.kind.name == name and fault.subject == subject
 
 
 def stopping(faults: tuple[Fault, ...]) -> Fault | None:

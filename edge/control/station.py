@@ -158,7 +158,7 @@ def _tick(turn: Turn, event: Tick) -> None:
 def _device_found(turn: Turn, device: str) -> None:
     kind, _, name = device.partition("/")
     if kind == "reader":
-        turn.clear_station_fault("reader_lost")
+        turn.clear_station_fault("reader_lost", name)
         turn.announce("reader_found", f"card reader {name} is ready")
 
 
@@ -166,7 +166,7 @@ def _device_lost(turn: Turn, device: str, reason: str) -> None:
     """A hand knows sooner than the age of its readings tells."""
     kind, _, name = device.partition("/")
     if kind == "reader":
-        turn.raise_station_fault("reader_lost", f"{name}: {reason}")
+        turn.raise_station_fault("reader_lost", f"{name}: {reason}", name)
     for i, outlet in enumerate(turn.station.site.outlets):
         if kind == "meter" and outlet.meter == name:
             turn.raise_fault(i, "meter_silent", reason)

@@ -64,13 +64,15 @@ class Turn:
             if faults is not connector.faults:
                 self.put(i, replace(connector, faults=faults))
 
-    def raise_station_fault(self, name: str, detail: str) -> None:
+    def raise_station_fault(self, name: str, detail: str, subject: str = "") -> None:
         """Let a fault of the whole station stand."""
-        self.station = replace(self.station, faults=raised(self.station.faults, name, self.now, detail))
+        self.station = replace(
+            self.station, faults=raised(self.station.faults, name, self.now, detail, subject)
+        )
 
-    def clear_station_fault(self, name: str) -> None:
+    def clear_station_fault(self, name: str, subject: str = "") -> None:
         """End a fault of the whole station."""
-        self.station = replace(self.station, faults=cleared(self.station.faults, name))
+        self.station = replace(self.station, faults=cleared(self.station.faults, name, subject))
 
     def allocate(self) -> None:
         """Work out all offers anew and send what changed."""
@@ -95,11 +97,11 @@ class Turn:
     def _announce_difference(self, before: tuple[Fault, ...], now: tuple[Fault, ...], i: int | None) -> None:
         if before is now:
             return
-        names_before = {fault.kind.name for fault in before}
-        names_now = {fault.kind.name for fault in now}
+        names_before = {(fault.kind.name, fault.subject) for fault in before}
+        names_now = {(fault.kind.name, fault.subject) for fault in now}
         for fault in now:
-            if fault.kind.name not in names_before:
+            if (fault.kind.name, fault.subject) not in names_before:
                 self.announce("fault_raised", f"{fault.kind.name}: {fault.detail}", i)
         for fault in before:
-            if fault.kind.name not in names_now:
-                self.announce("fault_cleared", fault.kind.name, i)
+            if (fault.kind.name, fault.subject) not in names_now:
+                self.announce("fault_cleared", f"{fault.kind.name} {fault.subject}".rstrip(), i)

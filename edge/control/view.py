@@ -5,7 +5,7 @@ from typing import Literal
 from msgspec import Struct
 
 from edge.control.allocation import ASKING
-from edge.control.faults import Fault, stopping
+from edge.control.faults import Fault, FaultClass, stopping
 from edge.control.session import State
 from edge.control.state import EVSE_STALE_MS, METER_STALE_MS, Connector, Station, is_fresh
 from edge.payments.tariff import price, price_text
@@ -30,6 +30,7 @@ class FaultView(Struct, frozen=True):
     name: str
     since_ms: int
     detail: str
+    latched: bool  # stands until a person clears it
     driver: str
     technician: str
     mrec: str | None
@@ -49,6 +50,7 @@ class ConnectorView(Struct, frozen=True):
     power_w: int | None
     register_wh: int | None
     meter_age_ms: int | None
+    meter_stale: bool
     evse_age_ms: int | None
     claim: str | None
     contract: str | None
@@ -125,6 +127,7 @@ def connector_view(station: Station, i: int) -> ConnectorView:
         power_w=meter.power_mw // 1000 if meter else None,
         register_wh=meter.energy_wh if meter else None,
         meter_age_ms=now - meter.asked_ms if meter else None,
+        meter_stale=not is_fresh(meter, now, METER_STALE_MS),
         evse_age_ms=now - look.asked_ms if look else None,
         claim=claim.id if claim else None,
         contract=claim.contract if claim else None,
@@ -165,6 +168,7 @@ def _faults(faults: tuple[Fault, ...]) -> tuple[FaultView, ...]:
             name=fault.kind.name,
             since_ms=fault.since_ms,
             detail=fault.detail,
+            latched=fault.kind.ends is FaultClass.LATCHED,
             driver=fault.kind.driver,
             technician=fault.kind.technician,
             mrec=fault.kind.mrec,

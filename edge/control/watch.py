@@ -83,7 +83,7 @@ def judge_register(turn: Turn, i: int, last_wh: int, now_wh: int, passed_ms: int
     """A register is believed or it is not; a bill never rests on one that is not."""
     outlet = turn.outlet(i)
     watts = outlet.max_ma * len(outlet.lines) * MAX_VOLTAGE_V // 1000
-    # 1.1: meters may differ from the rating by their class and the car by its overshoot (PAY-13).
+    # 1.1: a meter may differ by its accuracy class, and a car by its overshoot.
     possible_wh = watts * max(0, passed_ms) * 11 // (3_600_000 * 10) + REGISTER_SLACK_WH
     if now_wh < last_wh:
         name, detail = "meter_backwards", f"register went from {last_wh} Wh back to {now_wh} Wh"

@@ -7,7 +7,15 @@ import pytest
 from edge.commands import Record, SetOffer
 from edge.control.session import State
 from edge.control.view import view
-from edge.events import ClaimAnswered, Credential, DeviceLost, FaultClearRequested, StopRequested, Tick
+from edge.events import (
+    ClaimAnswered,
+    Credential,
+    DeviceFound,
+    DeviceLost,
+    FaultClearRequested,
+    StopRequested,
+    Tick,
+)
 from edge.records import ClaimState, ClockQuality, StopReason
 from tests.control.story import ALICE, BOB, PHONE, STRANGER, Car, Story, site
 
@@ -458,6 +466,15 @@ def test_a_stop_withdraws_all_offers_and_records_the_registers() -> None:
     assert story.plugs[1].offer_ma == 0
     assert story.records[-1].state is ClaimState.OPEN
     assert story.records[-1].last_wh == story.plugs[1].register_mwh // 1000
+
+
+def test_of_two_lost_readers_the_one_that_comes_back_does_not_hide_the_other() -> None:
+    story = Story()
+    for reader in ("front", "back"):
+        story.put(DeviceLost(story.now_ms, f"reader/{reader}", "unplugged"))
+    assert story.topics().count("fault_raised") == 2
+    story.put(DeviceFound(story.now_ms, "reader/front"))
+    assert [fault.subject for fault in story.station.faults] == ["back"]
 
 
 def test_a_lost_device_is_a_named_fault_before_its_reading_is_old() -> None:

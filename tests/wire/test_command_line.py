@@ -42,7 +42,7 @@ def test_every_problem_of_a_configuration_is_one_line_and_the_exit_code_is_78(tm
         assert "Traceback" not in done.stderr
         assert any("max_amps" in line and "max_a" in line for line in done.stderr.splitlines())
         assert any("baud = 9601" in line for line in done.stderr.splitlines())
-        assert "nothing was started" in done.stderr
+        assert "problem(s) in the configuration" in done.stderr
 
 
 def test_a_missing_configuration_says_which_file() -> None:
@@ -87,7 +87,7 @@ def test_systemd_is_told_ready_alive_and_stopping(tmp_path: Path) -> None:
     asyncio.run(main())
 
 
-def test_the_watchdog_is_not_petted_by_a_daemon_whose_brain_stands_still(tmp_path: Path) -> None:
+def test_a_stopped_daemon_gives_no_sign_of_life_and_goes_on_when_it_is_let(tmp_path: Path) -> None:
     async def main() -> None:
         async with Rig(tmp_path / "rig", pcsc=False) as rig:
             await rig.start_daemon()
@@ -106,14 +106,32 @@ def test_the_watchdog_is_not_petted_by_a_daemon_whose_brain_stands_still(tmp_pat
     asyncio.run(main())
 
 
-def test_the_rig_prints_what_is_where_and_ends_at_ctrl_c(tmp_path: Path) -> None:
+def processes_of(folder: Path) -> list[str]:
+    """Return the command lines of all processes that mention a folder, but for the rig itself."""
+    lines = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (process / "cmdline").read_bytes().decode(errors="replace").replace("\0", " ")
+        except OSError:
+            continue  # it has just ended
+        if str(folder) in words and "hal_mocks rig" not in words:
+            lines.append(words)
+    return lines
+
+
+@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_the_rig_says_what_is_where_does_what_is_typed_and_leaves_nothing_behind(
+    tmp_path: Path, ending: signal.Signals
+) -> None:
     rig = subprocess.Popen(
         [sys.executable, "-m", "hal_mocks", "rig", "--folder", str(tmp_path), "--with-daemon"],
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
     )
+    assert rig.stdin is not None
+    assert rig.stdout is not None
     try:
-        assert rig.stdout is not None
         said = []
         for line in rig.stdout:
             said.append(line)
@@ -122,12 +140,40 @@ def test_the_rig_prints_what_is_where_and_ends_at_ctrl_c(tmp_path: Path) -> None
         text = "".join(said)
         for word in ("ttyMeters", "ttyEvse", "mqtt://", "edge.toml", "card  alice"):
             assert word in text
-        status = edge("status", "--config", str(tmp_path / "edge.toml"))
+        config = str(tmp_path / "edge.toml")
+        status = edge("status", "--socket", str(tmp_path / "run" / "edge.sock"))
         assert status.returncode == 0, status.stderr
-        rig.send_signal(signal.SIGINT)
+        assert edge("clear-fault", "--config", config, "9").returncode == 1
+        assert "no latched fault" in edge("clear-fault", "--config", config, "1").stdout
+        rig.stdin.write("plug 1 16\nunplug 7\n")
+        rig.stdin.flush()
+        assert rig.stdout.readline() == "done\n"
+        assert "that did not work" in rig.stdout.readline()
+        before = processes_of(tmp_path)
+        assert len(before) >= 2  # daemon and broker
+        rig.send_signal(ending)
         assert rig.wait(30) == 0
+        assert processes_of(tmp_path) == []
     finally:
         rig.kill()
         rig.wait()
-        if rig.stdout is not None:
-            rig.stdout.close()
+        for pipe in (rig.stdin, rig.stdout):
+            pipe.close()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["rig", "--limit-a", "-3"],
+        ["rig", "--baud", "0"],
+        ["rig", "--connectors", "x"],
+        ["rig", "--folder", __file__],
+    ],
+    ids=["limit", "baud", "connectors", "folder"],
+)
+def test_the_rig_refuses_what_cannot_be_in_a_sentence(words: list[str]) -> None:
+    run = [sys.executable, "-m", "hal_mocks", *words]
+    done = subprocess.run(run, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode in (1, 2)
+    assert "Traceback" not in done.stderr
+    assert done.stderr.strip()
