@@ -104,6 +104,8 @@ _SQLITE_FILES = ("", "-wal", "-shm")
 # What a session is from its start; the rest is filled in while it runs.
 _FIXED = ("id", "seq", "connector", "contract", "credential", "tariff", "meter", "start_wh", "opened_unix_ms")
 
+_ANSWERED = (ClaimState.SETTLED, ClaimState.REJECTED)
+
 # Primary result codes, the low byte of an extended code (sqlite.org/rescode.html).
 _DAMAGE_CODES = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
@@ -161,9 +163,13 @@ class JournalFile:
         """Make this state of a claim durable, with the entry that tells of it."""
         with _named(f"claim {claim.id} is not recorded as {claim.state}"):
             known = self._claims("SELECT seq, body FROM claim WHERE seq = ?", claim.seq)
+            if not known and claim.state is ClaimState.VOIDED:
+                return  # its start was never recorded, so there is nothing to take back
             if not known:
                 self._require_room()
                 self._write(claim, at, kind="opened")
+            elif known[0].state in _ANSWERED and replace(known[0], state=claim.state) == claim:
+                return  # recorded before, and answered by the backend since
             elif known != [claim]:  # the same state twice is one
                 _refuse_edits(known[0], claim)
                 kind = "checkpoint" if claim.state is known[0].state else str(claim.state)

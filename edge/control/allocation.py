@@ -122,8 +122,8 @@ def headroom_ma(station: Station) -> list[Phases]:
             if state.background_ma is not None and is_fresh(state.meter, now, METER_STALE_MS):
                 background[c] = list(state.background_ma)
             elif circuit.fallback_ma is not None:
-                background[c] = [0, 0, 0]
-                limit = circuit.fallback_ma
+                # To those above, everything but the fallback is taken: what is not seen is not free.
+                background[c] = [max(0, circuit.limit_ma[p] - circuit.fallback_ma[p]) for p in range(3)]
         free = [max(0, limit[p] - background[c][p]) for p in range(3)]
         headroom[c] = (free[0], free[1], free[2])
         if circuit.parent != NO_PARENT:

@@ -56,7 +56,7 @@ def decide(station: Station, reader: str, credential: Credential) -> Decision:
     card = station.site.cards.get(credential.id)
     if card is None:
         return Refuse("this card is not known at this station; ask the operator on the sticker")
-    ready = [i for i in served if station.connectors[i].state in (State.PLUGGED, State.FINISHED)]
+    ready = [i for i in served if _is_ready(station.connectors[i], credential)]
     if not ready:
         if all(station.connectors[i].state in OCCUPIED for i in served):
             return Refuse("every connector here is in use with another card")
@@ -88,6 +88,12 @@ def _stop(connector: Connector, index: int) -> Decision:
     if connector.state is State.STARTING:
         return Refuse("this session is just starting; show the card again in a moment to stop it")
     return Refuse("this session is ending already")
+
+
+def _is_ready(connector: Connector, credential: Credential) -> bool:
+    """A car that waits, or one that has finished with this very card; never somebody else's."""
+    finished = connector.state is State.FINISHED and connector.last_card == credential.id
+    return connector.state is State.PLUGGED or finished
 
 
 def _served(station: Station, reader: str) -> list[int]:

@@ -9,7 +9,7 @@ from edge.commands import Record
 from edge.control.faults import stopping
 from edge.control.session import State, Trigger
 from edge.control.site import Card
-from edge.control.state import Session, unix_ms
+from edge.control.state import EVSE_STALE_MS, METER_STALE_MS, Session, is_fresh, unix_ms
 from edge.control.turn import Turn
 from edge.control.watch import judge_draw, register_trusted
 from edge.events import Credential, Pilot
@@ -22,6 +22,9 @@ CHECKPOINT_MS = 5 * 60_000
 
 RETRY_RECORD_MS = 5_000
 """A closed claim that could not be recorded is tried again at this pace until it is."""
+
+ADOPT_WITHIN_MS = 10_000
+"""How long controller and meter of an adopted session may take to answer; then it is told to stop."""
 
 FINAL_REGISTER_MS = 15 * 60_000
 """How long a stopped session waits for a silent meter. No new session can start meanwhile, so nothing is
@@ -60,9 +63,11 @@ def stop(turn: Turn, i: int, reason: StopReason) -> None:
     connector = turn.at(i)
     if connector.session is None:
         return
-    session = replace(connector.session, reason=reason, stopped_ms=turn.now, opened_ms=None)
+    claim = replace(connector.session.claim, reason=reason)
+    session = replace(connector.session, claim=claim, reason=reason, stopped_ms=turn.now, opened_ms=None)
     turn.put(i, replace(connector, session=session))
     turn.trigger(i, Trigger.STOP)
+    turn.commands.append(Record(claim))  # after a restart nobody may go on where somebody has stopped
     turn.allocate()
 
 
@@ -76,9 +81,13 @@ def recorded(turn: Turn, claim_id: str, state: ClaimState) -> None:
     if state is ClaimState.OPEN and connector.state is State.STARTING:
         turn.trigger(i, Trigger.RECORDED)
         turn.announce("session_started", f"claim {claim_id} is on record", i)
-        turn.allocate()
+        if connector.evse is not None and connector.evse.pilot is Pilot.A:
+            stop(turn, i, StopReason.UNPLUGGED)
+        else:
+            turn.allocate()
     elif state in (ClaimState.CLOSED, ClaimState.VOIDED) and connector.state is State.CLOSING:
-        turn.put(i, replace(connector, session=None))
+        last_card = connector.session.card if connector.session else ""
+        turn.put(i, replace(connector, session=None, last_card=last_card))
         turn.trigger(i, Trigger.RECORDED)
         if connector.evse is not None and connector.evse.pilot is Pilot.A:
             turn.trigger(i, Trigger.SEEN_EMPTY)
@@ -105,8 +114,11 @@ def record_failed(turn: Turn, claim_id: str, state: ClaimState, reason: str) -> 
         return
     connector = turn.at(i)
     session = connector.session
-    if state is ClaimState.OPEN and connector.state is State.STARTING:
-        turn.put(i, replace(connector, session=None))
+    if state is ClaimState.OPEN and connector.state is State.STARTING and session is not None:
+        # It may have landed late all the same: void it there, or it would be found open at the next start.
+        voided = claims.close(session.claim, session.claim.start_wh, StopReason.FAULT, unix_ms(turn.station))
+        retry_ms = turn.now + RETRY_RECORD_MS
+        turn.put(i, replace(connector, session=replace(session, claim=voided, retry_ms=retry_ms)))
         turn.trigger(i, Trigger.RECORD_FAILED)
         turn.announce("card_refused", f"the session could not be recorded and was not started: {reason}", i)
     elif connector.state is State.CLOSING and session is not None:
@@ -125,7 +137,13 @@ def _adopt(turn: Turn, i: int) -> None:
     """An open claim was found at the start: look first, then go on or bill what flowed."""
     connector = turn.at(i)
     session, look, meter = connector.session, connector.evse, connector.meter
-    if session is None or look is None or meter is None:
+    if session is None:
+        return
+    seen = is_fresh(look, turn.now, EVSE_STALE_MS) and is_fresh(meter, turn.now, METER_STALE_MS)
+    if look is None or meter is None or not seen:
+        if turn.now - turn.station.started_ms > ADOPT_WITHIN_MS:
+            turn.announce("session_recovered", f"claim {session.claim.id} ends: its devices do not answer", i)
+            stop(turn, i, session.claim.reason or StopReason.POWER_LOSS)
         return
     same_car = look.pilot in (Pilot.B, Pilot.C, Pilot.D) and session.resumable
     if same_car and register_trusted(turn, i):
@@ -135,7 +153,8 @@ def _adopt(turn: Turn, i: int) -> None:
     else:
         gone = look.pilot is Pilot.A and session.resumable
         turn.announce("session_recovered", f"claim {session.claim.id} ends: the daemon was away", i)
-        stop(turn, i, StopReason.UNPLUGGED if gone else StopReason.POWER_LOSS)
+        fallback = StopReason.UNPLUGGED if gone else StopReason.POWER_LOSS
+        stop(turn, i, session.claim.reason or fallback)
 
 
 def finish(turn: Turn, i: int) -> None:

@@ -38,6 +38,7 @@ class Connector(Struct, frozen=True):
     state: State = State.UNKNOWN
     since_ms: int = 0
     session: Session | None = None
+    last_card: str = ""  # canonical id of the card whose session ended last
     evse: EvseRead | None = None
     meter: MeterRead | None = None
     earlier: MeterRead | None = None  # the reading before `meter`
@@ -121,6 +122,8 @@ def drawable_ma(connector: Connector, now_ms: int, max_ma: int) -> int:
             worst_ma = connector.hold_ma
             if measured_ma is not None and not silent and _metered_since_lowered(connector):
                 worst_ma = max(connector.offer_ma, min(connector.hold_ma, measured_ma))
+    if connector.sent_ms == 0 and connector.session is not None:
+        worst_ma = max(worst_ma, min(max_ma, connector.evse.offer_ma) if connector.evse else max_ma)
     if connector.mismatches:
         worst_ma = max(worst_ma, min(max_ma, connector.evse.offer_ma if connector.evse else max_ma))
     if measured_ma is not None:

@@ -82,7 +82,7 @@ def start(
             unix = orphan.opened_unix_ms
             commands.append(Record(claims.close(orphan, orphan.last_wh, StopReason.POWER_LOSS, unix)))
             continue
-        session = Session(claim=claim, card="", resumable=resumable)
+        session = Session(claim=claim, card="", resumable=resumable and claim.reason is None)
         connectors[i] = replace(connectors[i], state=State.ADOPTING, session=session)
     station = Station(
         site=site,
@@ -211,6 +211,12 @@ def _connector_metered(turn: Turn, i: int, event: MeterRead) -> None:
         finish(turn, i)
 
 
+def session_reason(turn: Turn, i: int) -> StopReason:
+    """Why a session ends whose car is gone: what was recorded before, if anything."""
+    session = turn.at(i).session
+    return (session.claim.reason if session else None) or StopReason.UNPLUGGED
+
+
 def _age_ms(turn: Turn, claim: Claim) -> int:
     """How long an adopted claim may have drawn energy at most: since it was opened, if the clock can tell."""
     age_ms = unix_ms(turn.station) - claim.opened_unix_ms
@@ -223,11 +229,16 @@ def _evse_read(turn: Turn, event: EvseRead) -> None:
     if i is None:
         return
     first = turn.at(i).sent_ms == 0
+    before = turn.at(i).evse
+    unseen_ms = event.asked_ms - before.asked_ms if before is not None else 0
+    if turn.at(i).state is State.CHARGING and unseen_ms > RESUME_WITHIN_MS:
+        turn.announce("session_stopped", "the controller was not heard for too long; is it the same car?", i)
+        stop(turn, i, StopReason.FAULT)
     store_look(turn, i, event)
     judge_look(turn, i, event)
     if event.pilot is Pilot.A:
-        if turn.at(i).state is State.CHARGING:
-            stop(turn, i, StopReason.UNPLUGGED)
+        if turn.at(i).state in (State.CHARGING, State.ADOPTING):
+            stop(turn, i, session_reason(turn, i))
         was = turn.at(i).state
         turn.trigger(i, Trigger.SEEN_EMPTY)
         if was in (State.PLUGGED, State.FINISHED):

@@ -67,7 +67,8 @@ def judge_draw(turn: Turn, i: int) -> None:
     told_ma = max(connector.offer_ma, connector.evse.offer_ma if connector.evse else 0)
     tolerated_ma = told_ma + max(1_000, told_ma // 10)
     if connector.offer_ma == 0 and settled and drawn_ma > UNBILLED_MA:
-        if connector.state is not State.STOPPING:
+        told = is_fresh(connector.evse, turn.now, EVSE_STALE_MS) and told_ma == 0
+        if told and connector.state is not State.STOPPING:
             turn.raise_fault(i, "unbilled_current", f"{drawn_ma} mA flow although nothing is offered")
     elif connector.offer_ma and drawn_ma > tolerated_ma:
         since = connector.overdraw_since_ms if connector.overdraw_since_ms is not None else turn.now
@@ -90,6 +91,8 @@ def judge_register(turn: Turn, i: int, last_wh: int, now_wh: int, passed_ms: int
     elif now_wh - last_wh > possible_wh and passed_ms > 0:
         name, detail = "meter_jump", f"register rose {now_wh - last_wh} Wh in {passed_ms} ms"
     else:
+        return
+    if any(fault.kind.name == name for fault in turn.at(i).faults):
         return
     turn.raise_fault(i, name, detail)
     session = turn.at(i).session

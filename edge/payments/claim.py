@@ -34,11 +34,12 @@ def close(claim: Claim, end_wh: int, reason: StopReason, unix_ms: int) -> Claim:
     energy_wh = end_wh - claim.start_wh
     return replace(
         claim,
-        state=ClaimState.CLOSED if energy_wh else ClaimState.VOIDED,
+        # A flagged claim goes to the operator even without energy: nobody may know what really flowed.
+        state=ClaimState.CLOSED if energy_wh or claim.hold else ClaimState.VOIDED,
         closed_unix_ms=unix_ms,
         last_wh=end_wh,
         end_wh=end_wh,
         energy_wh=energy_wh,
         reason=reason,
-        cost=price(claim.tariff, energy_wh) if energy_wh else None,
+        cost=price(claim.tariff, energy_wh) if energy_wh or claim.hold else None,
     )

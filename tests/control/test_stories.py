@@ -16,7 +16,7 @@ from edge.events import (
     StopRequested,
     Tick,
 )
-from edge.records import ClaimState, ClockQuality, StopReason
+from edge.records import Claim, ClaimState, ClockQuality, StopReason
 from tests.control.story import ALICE, BOB, PHONE, STRANGER, Car, Story, site
 
 
@@ -66,9 +66,91 @@ def test_nothing_is_offered_while_the_record_is_on_its_way() -> None:
     story.swipe(ALICE)
     story.pass_time(20_000)
     assert story.plugs[1].offer_ma == 0
-    assert story.connector(1).state is State.PLUGGED
+    assert story.connector(1).state is State.CLOSING
     assert "card_refused" in story.topics()
     assert story.journal == {}
+    story.journal_fails = lambda _claim: False
+    story.pass_time(6_000)
+    assert story.connector(1).state is State.FINISHED
+    assert story.claims(ClaimState.OPEN) == []
+
+
+def test_a_start_that_failed_but_landed_late_is_voided_and_bills_nobody() -> None:
+    story = Story()
+    story.pass_time(1_000)
+    story.plug(1)
+
+    def late(claim: Claim) -> bool:
+        story.journal[claim.id] = claim  # on disk after all, though the answer was no
+        return claim.state is ClaimState.OPEN
+
+    story.journal_fails = late
+    story.swipe(ALICE)
+    story.pass_time(10_000)
+    assert [claim.state for claim in story.journal.values()] == [ClaimState.VOIDED]
+
+
+def test_a_stop_holds_over_a_restart_whoever_is_plugged_in_then() -> None:
+    story = charging()
+    story.pass_time(60_000)
+    story.plugs[1].meter_silent = True
+    story.swipe(ALICE)
+    story.pass_time(2_000)
+    story.plugs[1].car = Car()  # another car, while nobody looked
+    story.boot(absent_ms=3_000)
+    story.plugs[1].meter_silent = False
+    story.pass_time(10_000)
+    (claim,) = story.claims(ClaimState.CLOSED)
+    assert claim.reason is StopReason.CARD
+    assert story.plugs[1].offer_ma == 0
+
+
+def test_a_car_that_leaves_while_its_session_is_being_adopted_ends_it() -> None:
+    story = charging()
+    story.pass_time(60_000)
+    story.plugs[1].meter_silent = True
+    story.boot(absent_ms=3_000)
+    story.pass_time(1_000)
+    story.unplug(1)
+    story.plug(1)
+    story.plugs[1].meter_silent = False
+    story.pass_time(10_000)
+    (claim,) = story.claims(ClaimState.CLOSED)
+    assert claim.reason is StopReason.UNPLUGGED
+    assert story.plugs[1].offer_ma == 0
+
+
+def test_after_an_hour_without_its_controller_nobody_takes_the_car_for_the_same() -> None:
+    story = charging()
+    story.plugs[1].silent = True
+    story.pass_time(120_000)
+    story.plugs[1].car = Car()
+    story.plugs[1].silent = False
+    story.pass_time(10_000)
+    assert len(story.claims(ClaimState.CLOSED)) == 1
+    assert story.plugs[1].offer_ma == 0
+
+
+def test_a_card_shown_for_the_next_connector_does_not_start_on_the_last_drivers_car() -> None:
+    story = charging()
+    story.pass_time(60_000)
+    story.swipe(ALICE)
+    story.pass_time(5_000)
+    assert story.connector(1).state is State.FINISHED
+    story.swipe(BOB)
+    story.plug(2)
+    story.pass_time(2_000)
+    assert story.plugs[1].offer_ma == 0
+    assert story.connector(2).state is State.CHARGING
+
+
+def test_a_silent_controller_over_a_kettle_is_not_accused_of_unbilled_current() -> None:
+    story = charging()
+    story.plugs[1].silent = True
+    story.pass_time(7_000)
+    story.background_ma = (10_000, 0, 0)
+    story.pass_time(20_000)
+    assert story.faults(1) == ["evse_silent"]
 
 
 @pytest.mark.parametrize(
