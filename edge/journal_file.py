@@ -163,13 +163,14 @@ class JournalFile:
         """Make this state of a claim durable, with the entry that tells of it."""
         with _named(f"claim {claim.id} is not recorded as {claim.state}"):
             known = self._claims("SELECT seq, body FROM claim WHERE seq = ?", claim.seq)
-            if not known and claim.state is ClaimState.VOIDED:
+            same_id = self._claims("SELECT seq, body FROM claim WHERE id = ?", claim.id)
+            if not known and not same_id and claim.state is ClaimState.VOIDED:
                 return  # its start was never recorded, so there is nothing to take back
             if not known:
                 self._require_room()
                 self._write(claim, at, kind="opened")
-            elif known[0].state in _ANSWERED and replace(known[0], state=claim.state) == claim:
-                return  # recorded before, and answered by the backend since
+            elif _is_answered_since(known[0], claim):
+                return
             elif known != [claim]:  # the same state twice is one
                 _refuse_edits(known[0], claim)
                 kind = "checkpoint" if claim.state is known[0].state else str(claim.state)
@@ -344,6 +345,12 @@ def _named(what: str) -> Iterator[None]:
         raise JournalError(f"{what}: {error}", full=error.full) from error
     except (sqlite3.Error, OSError) as error:
         raise JournalError(f"{what}: {error}", full=_is_full(error)) from error
+
+
+def _is_answered_since(known: Claim, claim: Claim) -> bool:
+    """Whether this closed claim was recorded before, and the backend has answered it meanwhile."""
+    late = claim.state is ClaimState.CLOSED and known.state in _ANSWERED
+    return late and replace(known, state=claim.state) == claim
 
 
 def _refuse_edits(known: Claim, claim: Claim) -> None:
