@@ -74,6 +74,8 @@ def stop(turn: Turn, i: int, reason: StopReason) -> None:
 def recorded(turn: Turn, claim_id: str, state: ClaimState) -> None:
     """A state of a claim is on disk: power may flow, or the session is over."""
     turn.clear_station_fault("journal_failed")
+    left = tuple(orphan for orphan in turn.station.orphans if orphan.id != claim_id)
+    turn.station = replace(turn.station, orphans=left)
     i = _with_claim(turn, claim_id)
     if i is None:
         return

@@ -13,7 +13,7 @@ from edge.commands import Command, Record
 from edge.control import authorize
 from edge.control.background import circuit_read, matched
 from edge.control.faults import cleared, raised
-from edge.control.lifecycle import begin, finish, pass_time, record_failed, recorded, stop
+from edge.control.lifecycle import RETRY_RECORD_MS, begin, finish, pass_time, record_failed, recorded, stop
 from edge.control.session import OCCUPIED, State, Trigger
 from edge.control.site import Site
 from edge.control.state import (
@@ -74,13 +74,13 @@ def start(
     resumable = absent_ms is not None and absent_ms <= RESUME_WITHIN_MS
     connectors = [Connector(since_ms=now_ms) for _ in site.outlets]
     numbers = {outlet.number: i for i, outlet in enumerate(site.outlets)}
-    commands: list[Command] = []
+    orphans: list[Claim] = []
     for claim in sorted(open_claims, key=lambda each: -each.seq):
         i = numbers.get(claim.connector)
         if i is None or connectors[i].session is not None or site.outlets[i].meter != claim.meter:
             orphan = claims.flag(claim, "the connector or its meter left the configuration")
             unix = orphan.opened_unix_ms
-            commands.append(Record(claims.close(orphan, orphan.last_wh, StopReason.POWER_LOSS, unix)))
+            orphans.append(claims.close(orphan, orphan.last_wh, StopReason.POWER_LOSS, unix))
             continue
         session = Session(claim=claim, card="", resumable=resumable and claim.reason is None)
         connectors[i] = replace(connectors[i], state=State.ADOPTING, session=session)
@@ -92,8 +92,10 @@ def start(
         circuits=tuple(CircuitState() for _ in site.circuits),
         started_ms=now_ms,
         now_ms=now_ms,
+        orphans=tuple(orphans),
+        orphans_sent_ms=now_ms,
     )
-    return station, tuple(commands)
+    return station, tuple(Record(orphan) for orphan in orphans)
 
 
 def step(  # noqa: C901, PLR0912 - one arm per event, nothing else
@@ -149,6 +151,9 @@ def _tick(turn: Turn, event: Tick) -> None:
     for fault in turn.station.faults:
         if fault.kind.name == "journal_failed" and turn.now - fault.since_ms >= JOURNAL_FAULT_MS:
             turn.clear_station_fault("journal_failed")
+    if turn.station.orphans and turn.now - turn.station.orphans_sent_ms >= RETRY_RECORD_MS:
+        turn.station = replace(turn.station, orphans_sent_ms=turn.now)
+        turn.commands += [Record(orphan) for orphan in turn.station.orphans]
     judge_ages(turn)
     for i in range(len(turn.station.connectors)):
         pass_time(turn, i)

@@ -3,6 +3,7 @@
 from decimal import Decimal
 
 import pytest
+from msgspec.structs import replace
 
 from edge.commands import Record, SetOffer
 from edge.control.session import State
@@ -88,6 +89,21 @@ def test_a_start_that_failed_but_landed_late_is_voided_and_bills_nobody() -> Non
     story.swipe(ALICE)
     story.pass_time(10_000)
     assert [claim.state for claim in story.journal.values()] == [ClaimState.VOIDED]
+
+
+def test_a_claim_without_a_connector_is_closed_even_if_the_disk_says_no_at_first() -> None:
+    story = charging()
+    old = replace(story.connector(1).session.claim, id="st-old-0", seq=0)  # type: ignore[union-attr] # charging
+    story.journal[old.id] = old
+    story.journal_fails = lambda claim: claim.id == old.id
+    story.boot(absent_ms=2_000)
+    story.pass_time(2_000)
+    assert story.journal[old.id].state is ClaimState.OPEN
+    story.journal_fails = lambda _claim: False
+    story.pass_time(6_000)
+    assert story.journal[old.id].hold
+    assert story.journal[old.id].state is ClaimState.CLOSED
+    assert story.journal[old.id].end_wh == old.last_wh
 
 
 def test_a_stop_holds_over_a_restart_whoever_is_plugged_in_then() -> None:
