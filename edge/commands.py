@@ -18,6 +18,14 @@ class SetOffer(Struct, frozen=True):
     lease_ms: int
 
 
+class SetPhases(Struct, frozen=True):
+    """Switch a connector to 1 or 3 phases. Sent only at 0 A, with the contactor seen open."""
+
+    connector: int
+    phases: int
+    at_ms: int
+
+
 class Record(Struct, frozen=True):
     """Make this state of a claim durable, then answer `Recorded` or `RecordFailed`."""
 
@@ -33,4 +41,4 @@ class Announce(Struct, frozen=True):
     connector: int | None = None
 
 
-Command = SetOffer | Record | Announce
+Command = SetOffer | SetPhases | Record | Announce

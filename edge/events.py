@@ -76,6 +76,7 @@ class EvseRead(Struct, frozen=True):
     contactor_closed: bool
     cable_ma: int | None  # what the plugged-in cable may carry, None without one or when it is tethered
     troubles: tuple[str, ...] = ()  # names of `edge.control.faults` the controller reports itself
+    phases: int | None = None  # 1 or 3: what it switches through now; None: it cannot switch phases
 
 
 class CardSeen(Struct, frozen=True):
@@ -133,6 +134,40 @@ class FaultClearRequested(Struct, frozen=True):
     connector: int
 
 
+class DemandStated(Struct, frozen=True):
+    """What the driver of the car at `connector` asks for; replaces what was stated before."""
+
+    at_ms: int
+    connector: int
+    energy_wh: int  # still needed from now on
+    departs_in_ms: int  # from `at_ms`
+    min_ma: int = 0  # below this per phase he would rather not charge at all; 0: the connector's minimum
+
+
+class LimitSignalled(Struct, frozen=True):
+    """Somebody with a say in it limits what cars may take: grid operator, schedule, technician, uplink ...
+
+    It holds for all connectors below `circuit` together, or for `connector` alone; one of them is None.
+    Current per phase, total power, or both; neither lifts what this source said before of the same place.
+    """
+
+    at_ms: int
+    source: str
+    circuit: str | None
+    connector: int | None
+    current_ma: Phases | None
+    power_mw: int | None
+    valid_ms: int  # from `at_ms`; then the source's configured fallback holds
+
+
+class PhasesRequested(Struct, frozen=True):
+    """Somebody wants this connector to charge on 1 or on 3 phases."""
+
+    at_ms: int
+    connector: int
+    phases: int
+
+
 class StopRequested(Struct, frozen=True):
     """The daemon is asked to end: withdraw every offer; sessions stay open for the next start."""
 
@@ -152,5 +187,8 @@ Event = (
     | ClaimAnswered
     | UplinkChanged
     | FaultClearRequested
+    | DemandStated
+    | LimitSignalled
+    | PhasesRequested
     | StopRequested
 )

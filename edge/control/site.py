@@ -3,6 +3,8 @@
 Circuits stand parents first; indices point into `Site.circuits`. Phases are the supply's L1, L2, L3.
 """
 
+from enum import StrEnum
+
 from msgspec import Struct
 
 from edge.events import Phases
@@ -19,6 +21,7 @@ class Circuit(Struct, frozen=True):
     limit_ma: Phases
     meter: str | None
     fallback_ma: Phases | None  # what all our connectors below may take while the meter is stale
+    unbalance_ma: int | None = None  # most difference between two phases; None: not watched
 
 
 class Outlet(Struct, frozen=True):
@@ -34,6 +37,14 @@ class Outlet(Struct, frozen=True):
     max_ma: int
     meter: str
     ventilated: bool  # may serve cars that ask for ventilation (pilot state D)
+    failsafe_ma: int = 0  # what its controller offers by itself when nobody talks to it
+
+
+class Tier(Struct, frozen=True):
+    """What a subscription is worth when current is short."""
+
+    weight_percent: int = 100  # of an equal share
+    priority: int = 0  # a higher class is admitted first, and filled first where `Sharing.strict`
 
 
 class Card(Struct, frozen=True):
@@ -41,6 +52,7 @@ class Card(Struct, frozen=True):
 
     id: str  # canonical, as in events.Credential.id
     contract: str
+    tier: Tier = Tier()
 
 
 class ReaderSite(Struct, frozen=True):
@@ -48,6 +60,54 @@ class ReaderSite(Struct, frozen=True):
 
     id: str
     connectors: tuple[int, ...]
+
+
+class Cap(Struct, frozen=True):
+    """A limit: per phase, in total, or both. None: not limited in this way."""
+
+    current_ma: Phases | None = None
+    power_mw: int | None = None
+
+
+class SignalKind(StrEnum):
+    """What a signal means beyond its numbers."""
+
+    LIMIT = "limit"  # nothing more
+    GRID = "grid"  # the grid operator's (EnWG section 14a): never below 4.2 kW for each connector
+    SOLAR = "solar"  # follows the surplus that the circuit's own meter shows; nobody sends it
+
+
+class Solar(Struct, frozen=True):
+    """When charging by surplus starts and stops. Powers in mW."""
+
+    import_mw: int = 0  # what may be taken from the grid on top of the surplus
+    start_after_ms: int = 60_000  # the surplus must last so long for a first car to start
+    stop_after_ms: int = 600_000  # and be missing so long for the last one to be paused
+
+
+class Signal(Struct, frozen=True):
+    """A source of limits that is configured, so that its silence means something.
+
+    Of `circuit` (an index) and `connector` (an index of `Site.outlets`) one is None.
+    """
+
+    source: str
+    kind: SignalKind
+    circuit: int | None
+    connector: int | None
+    fallback: Cap | None  # holds before the first word and after the last has expired; None: no limit
+    solar: Solar | None = None
+
+
+class Sharing(Struct, frozen=True):
+    """How current is shared when it is short; [sharing]."""
+
+    slot_ms: int = 15 * 60_000
+    min_on_ms: int = 10 * 60_000
+    min_off_ms: int = 5 * 60_000
+    strict: bool = False
+    reclaim_after_ms: int = 10_000
+    reclaim_headroom_ma: int = 2_000
 
 
 class Site(Struct, frozen=True):
@@ -59,3 +119,5 @@ class Site(Struct, frozen=True):
     readers: tuple[ReaderSite, ...]
     cards: dict[str, Card]  # by canonical id
     tariff: Tariff
+    sharing: Sharing = Sharing()
+    signals: tuple[Signal, ...] = ()
