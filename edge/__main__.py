@@ -113,7 +113,7 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _check_config(options: argparse.Namespace) -> int:
-    from edge.config import tree
+    from edge.config_tree import tree
     from edge.wiring import load_config
 
     print(tree(load_config(options.config)))

@@ -9,14 +9,39 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from edge.config_checks import amps, canonical_uid, check, phase_lines
-from edge.config_schema import CircuitTable, ConfigFile, SerialBusTable, TcpBusTable, UplinkTable
-from edge.control.site import NO_PARENT, Card, Circuit, Outlet, ReaderSite, Site
+from edge.config_checks import canonical_uid, check, phase_lines
+from edge.config_schema import (
+    DAYS,
+    CircuitTable,
+    ConfigFile,
+    GridSignalTable,
+    LimitSignalTable,
+    ScheduleSignalTable,
+    SerialBusTable,
+    SignalTable,
+    SolarSignalTable,
+    TcpBusTable,
+    UplinkTable,
+    WindowTable,
+)
+from edge.control.site import (
+    NO_PARENT,
+    Cap,
+    Card,
+    Circuit,
+    Outlet,
+    ReaderSite,
+    Sharing,
+    Signal,
+    SignalKind,
+    Site,
+    Solar,
+    Tier,
+)
 from edge.errors import ConfigError
-from edge.events import Phases
-from edge.payments.tariff import price_text
 from edge.ports import Link, SerialLink, TcpLink
 from edge.records import Tariff
+from edge.schedule import Schedule, Window
 from edge.toml_strict import Problems, decode, parse
 
 
@@ -106,6 +131,8 @@ class Config(Struct, frozen=True):
     meters: tuple[MeterDevice, ...]
     evses: tuple[EvseDevice, ...]
     readers: tuple[ReaderDevice, ...]
+    tiers: dict[str, Tier]  # by name
+    schedules: tuple[Schedule, ...]
     site: Site
 
 
@@ -146,6 +173,12 @@ def _resolve(file: ConfigFile, base_dir: Path) -> Config:
             for c in file.connectors
         ),
         readers=tuple(ReaderDevice(reader.id, reader.name) for reader in file.readers),
+        tiers=_tiers(file),
+        schedules=tuple(
+            _schedule(signal, station.time_zone or "UTC")
+            for signal in file.signals
+            if isinstance(signal, ScheduleSignalTable)
+        ),
         site=_site(file),
     )
 
@@ -179,13 +212,23 @@ def _uplink(table: UplinkTable, station: str, base_dir: Path) -> Uplink:
 def _site(file: ConfigFile) -> Site:
     ordered = _parents_first(file.circuits)
     index = {circuit.id: i for i, circuit in enumerate(ordered)}
-    cards = [Card(canonical_uid(card.uid), card.contract) for card in file.cards]
-    tariff = file.tariff
+    numbers = [connector.number for connector in file.connectors]
+    tiers, ordinary = _tiers(file), Tier()
+    cards = [
+        Card(canonical_uid(card.uid), card.contract, tiers[card.tier] if card.tier is not None else ordinary)
+        for card in file.cards
+    ]
+    tariff, sharing = file.tariff, file.sharing
     return Site(
         station=file.station.id,
         circuits=tuple(
             Circuit(
-                c.id, NO_PARENT if c.parent is None else index[c.parent], c.limit_ma, c.meter, c.fallback_ma
+                id=c.id,
+                parent=NO_PARENT if c.parent is None else index[c.parent],
+                limit_ma=c.limit_ma,
+                meter=c.meter,
+                fallback_ma=c.fallback_ma,
+                unbalance_ma=c.unbalance_ma,
             )
             for c in ordered
         ),
@@ -198,13 +241,56 @@ def _site(file: ConfigFile) -> Site:
                 max_ma=c.max_ma,
                 meter=c.meter,
                 ventilated=c.ventilated,
+                failsafe_ma=c.evse.failsafe_ma,
             )
             for c in file.connectors
         ),
         readers=tuple(ReaderSite(reader.id, reader.connectors) for reader in file.readers),
         cards={card.id: card for card in cards},
         tariff=Tariff(tariff.currency, tariff.per_kwh, tariff.per_session, tariff.vat_percent),
+        sharing=Sharing(
+            slot_ms=sharing.slot_min * 60_000,
+            min_on_ms=sharing.min_on_min * 60_000,
+            min_off_ms=sharing.min_off_min * 60_000,
+            strict=sharing.strict,
+            reclaim_after_ms=sharing.reclaim_after_s * 1_000,
+            reclaim_headroom_ma=sharing.reclaim_headroom_ma,
+        ),
+        signals=tuple(_signal(signal, index, numbers) for signal in file.signals),
     )
+
+
+def _tiers(file: ConfigFile) -> dict[str, Tier]:
+    return {tier.name: Tier(tier.weight_percent, tier.priority) for tier in file.tiers}
+
+
+def _signal(table: SignalTable, circuits: dict[str, int], numbers: list[int]) -> Signal:
+    circuit = None if table.circuit is None else circuits[table.circuit]
+    if isinstance(table, SolarSignalTable):
+        solar = Solar(table.import_w * 1_000, table.start_after_s * 1_000, table.stop_after_s * 1_000)
+        return Signal(table.source, SignalKind.SOLAR, circuit, None, None, solar)
+    connector = None if table.connector is None else numbers.index(table.connector)
+    kind = SignalKind.GRID if isinstance(table, GridSignalTable) else SignalKind.LIMIT
+    fallback = None
+    if isinstance(table, LimitSignalTable):
+        cap = Cap(table.fallback_ma, _milliwatts(table.fallback_w))
+        fallback = cap if cap != Cap() else None
+    return Signal(table.source, kind, circuit, connector, fallback)
+
+
+def _schedule(table: ScheduleSignalTable, time_zone: str) -> Schedule:
+    windows = tuple(_window(window) for window in table.windows)
+    return Schedule(table.source, table.circuit, table.connector, time_zone, windows)
+
+
+def _window(table: WindowTable) -> Window:
+    days = tuple(sorted({DAYS.index(day) for day in table.days}))
+    start_min, end_min = (int(time[:2]) * 60 + int(time[3:]) for time in (table.start, table.end))
+    return Window(days, start_min, end_min, table.limit_ma, _milliwatts(table.limit_w))
+
+
+def _milliwatts(watts: int | None) -> int | None:
+    return None if watts is None else watts * 1_000
 
 
 def _parents_first(circuits: tuple[CircuitTable, ...]) -> list[CircuitTable]:
@@ -213,80 +299,3 @@ def _parents_first(circuits: tuple[CircuitTable, ...]) -> list[CircuitTable]:
     for circuit in ordered:  # grows while it is walked
         ordered.extend(child for child in circuits if child.parent == circuit.id)
     return ordered
-
-
-def tree(config: Config) -> str:
-    """The resolved station as a tree for a person, without secrets and card numbers."""
-    station, site = config.station, config.site
-    contracts = {card.contract for card in site.cards.values()}
-    lines = [
-        f"station {station.id}: {station.name}, {station.location}",
-        f"├── support: {station.support_contact}",
-        f"├── price: {price_text(site.tariff)}",
-        f"├── operator: {_operator(config.uplink)}",
-        f"├── journal: {config.paths.journal}",
-        f"├── local socket: {config.paths.runtime / 'edge.sock'}{_group(config.paths.local_group)}",
-        *(f"├── bus {bus.id}: {_where(bus.link)}" for bus in config.buses),
-        f"├── known cards: {len(site.cards)}, contracts: {len(contracts)}",
-    ]
-    for reader, served in zip(config.readers, site.readers, strict=True):
-        numbers = ", ".join(str(number) for number in served.connectors)
-        lines.append(f'├── reader {reader.id}: "{reader.name}", for connector {numbers}')
-    return "\n".join([*lines, *_branch(config, 0, "", last=True)])
-
-
-def _branch(config: Config, index: int, indent: str, *, last: bool) -> list[str]:
-    """A circuit with its connectors, then the circuits below."""
-    circuit = config.site.circuits[index]
-    text = f"circuit {circuit.id}: {_per_phase(circuit.limit_ma)}"
-    if circuit.meter is not None and circuit.fallback_ma is not None:
-        text += f", {_meter(config, circuit.meter)}; {_per_phase(circuit.fallback_ma)} while it is silent"
-    lines = [f"{indent}{'└── ' if last else '├── '}{text}"]
-    below = indent + ("    " if last else "│   ")
-    connectors = [outlet for outlet in config.site.outlets if outlet.circuit == index]
-    children = [i for i, child in enumerate(config.site.circuits) if child.parent == index]
-    for outlet in connectors:
-        end = not children and outlet is connectors[-1]
-        lines.append(f"{below}{'└── ' if end else '├── '}{_connector(config, outlet)}")
-    for child in children:
-        lines += _branch(config, child, below, last=child == children[-1])
-    return lines
-
-
-def _connector(config: Config, outlet: Outlet) -> str:
-    evse = next(evse for evse in config.evses if evse.connector == outlet.number)
-    phases = "".join(f"L{line + 1}" for line in outlet.lines)
-    ventilated = ", ventilated" if outlet.ventilated else ""
-    return (
-        f"connector {outlet.number}: {phases}, {amps(outlet.min_ma)} to {amps(outlet.max_ma)} A{ventilated}, "
-        f"{_meter(config, outlet.meter)}, evse {evse.driver} at {evse.bus}/{evse.unit}"
-    )
-
-
-def _meter(config: Config, meter_id: str) -> str:
-    meter = next(meter for meter in config.meters if meter.id == meter_id)
-    return f"meter {meter.id} ({meter.profile} at {meter.bus}/{meter.unit})"
-
-
-def _per_phase(limit_ma: Phases) -> str:
-    return "/".join(amps(ma) for ma in limit_ma) + " A"
-
-
-def _where(link: Link) -> str:
-    match link:
-        case SerialLink():
-            return f"{link.port}, {link.baud} 8{link.parity}{link.stop_bits}"
-        case TcpLink():
-            return f"{link.host}:{link.port}"
-
-
-def _operator(uplink: Uplink | None) -> str:
-    if uplink is None:
-        return "none, payments stay in the journal"
-    user = f", user {uplink.username}" if uplink.username is not None else ""
-    tls = "with TLS" if uplink.tls is not None else "without TLS"
-    return f"{uplink.host}:{uplink.port} {tls}, topics {uplink.prefix}/..., client {uplink.client_id}{user}"
-
-
-def _group(group: str | None) -> str:
-    return "" if group is None else f", for group {group}"

@@ -18,13 +18,20 @@ from edge.config_schema import (
     CircuitTable,
     ConfigFile,
     ConnectorTable,
+    LimitSignalTable,
     PathsTable,
+    ScheduleSignalTable,
     SerialBusTable,
+    SharingTable,
+    SolarSignalTable,
     UplinkTable,
 )
 from edge.toml_strict import WRONG, Problems, masked, nearest
 
 RowT = TypeVar("RowT")
+
+BY_HAND = ("technician", "uplink")
+"""Sources that speak only when a person or the operator does."""
 
 _LONGEST_SOCKET = 107
 """Bytes in the path of a Unix socket: sun_path of 108 with its final zero, unix(7)."""
@@ -40,6 +47,10 @@ def check(file: ConfigFile, base_dir: Path, profiles: frozenset[str], problems: 
     _check_tree(_rows(file.circuits), problems)
     _check_fallbacks(file, problems)
     _check_currents(file, problems)
+    _check_unbalance(file, problems)
+    _check_failsafe(file, problems)
+    _check_sharing(file.sharing, problems)
+    _check_signals(file, problems)
     _check_readers(file, problems)
     _check_cards(file, problems)
     _check_host(file, problems)
@@ -89,6 +100,7 @@ def _check_unique_ids(file: ConfigFile, problems: Problems) -> None:
         ("circuits", file.circuits, "id"),
         ("connectors", file.connectors, "number"),
         ("readers", file.readers, "id"),
+        ("tiers", file.tiers, "name"),
     ):
         first: dict[object, int] = {}
         for number, row in _sound(table, field):
@@ -118,6 +130,13 @@ def _check_references(file: ConfigFile, profiles: frozenset[str], problems: Prob
     for i, reader in _sound(file.readers, "connectors"):
         for k, number in enumerate(reader.connectors, 1):
             refer(f"readers[{i}].connectors[{k}]", number, "connector", numbers)
+    tiers = _known(file.tiers, "name")
+    for i, card in _sound(file.cards):
+        refer(f"cards[{i}].tier", card.tier, "tier", tiers)
+    for i, signal in _sound(file.signals):
+        refer(f"signals[{i}].circuit", signal.circuit, "circuit", circuits)
+        if not isinstance(signal, SolarSignalTable):
+            refer(f"signals[{i}].connector", signal.connector, "connector", numbers)
 
 
 def _check_ports(file: ConfigFile, problems: Problems) -> None:
@@ -238,6 +257,104 @@ def _tightest(connector: ConnectorTable, circuits: dict[str, CircuitTable]) -> t
         found += [(limits[phase], above, phase) for phase in phase_lines(connector.phases)]
         above = circuits[above].parent
     return min(found, default=None)
+
+
+def _check_unbalance(file: ConfigFile, problems: Problems) -> None:
+    for i, circuit in _sound(file.circuits, "unbalance_ma"):
+        if circuit.unbalance_ma is not None and circuit.meter is None:
+            wrong = "nobody measures it, this circuit has no meter"
+            problems.note(f"circuits[{i}].unbalance_a", wrong, "name the circuit's meter or leave this out")
+
+
+def _check_failsafe(file: ConfigFile, problems: Problems) -> None:
+    """What the controllers offer by themselves while nobody talks to them must fit every circuit above."""
+    for i, connector in _sound(file.connectors):
+        failsafe_ma, path = connector.evse.failsafe_ma, f"connectors[{i}].evse.failsafe_a"
+        if failsafe_ma is WRONG or failsafe_ma == 0:
+            continue
+        if connector.evse.driver == "simpleevse":
+            wrong = "a SimpleEVSE has no such setting: it wakes up at 0 A and keeps what it was told last"
+            problems.note(f"{path} = {amps(failsafe_ma)}", wrong, "leave this out")
+    for i, circuit in _sound(file.circuits, "id", "limit_ma"):
+        for k, sum_ma in enumerate(_failsafe_below(file, circuit.id)):
+            bounds = [("limit_a", circuit.limit_ma), ("fallback_a", circuit.fallback_ma)]
+            for key, bound_ma in bounds:
+                if bound_ma is not None and bound_ma is not WRONG and sum_ma > bound_ma[k]:
+                    wrong = (
+                        f"the connectors below circuit {circuit.id} offer {amps(sum_ma)} A on L{k + 1} when "
+                        f"nobody talks to them"
+                    )
+                    remedy = "lower failsafe_a, in the controllers and here"
+                    problems.note(f"circuits[{i}].{key}[{k + 1}] = {amps(bound_ma[k])}", wrong, remedy)
+
+
+def _failsafe_below(file: ConfigFile, circuit_id: str) -> list[int]:
+    """The sum of the fail-safe currents of all connectors below a circuit, for L1, L2, L3 in mA."""
+    parents = {circuit.id: circuit.parent for _, circuit in _sound(file.circuits, "id", "parent")}
+    sums = [0, 0, 0]
+    for _, connector in _sound(file.connectors, "circuit", "phases"):
+        if connector.evse.failsafe_ma is WRONG or circuit_id not in _way_up(connector.circuit, parents):
+            continue
+        for phase in phase_lines(connector.phases):
+            sums[phase] += connector.evse.failsafe_ma
+    return sums
+
+
+def _way_up(start: str, parents: dict[str, str | None]) -> list[str]:
+    """A circuit and all above it, ending where the tree is wrong."""
+    way: list[str] = []
+    above: str | None = start
+    while above is not None and above not in way:
+        way.append(above)
+        above = parents.get(above)
+    return way
+
+
+def _check_sharing(sharing: SharingTable, problems: Problems) -> None:
+    if sharing.slot_min is WRONG:
+        return
+    for key in ("min_on_min", "min_off_min"):
+        minutes = getattr(sharing, key)
+        if minutes is not WRONG and minutes > sharing.slot_min:
+            wrong = f"more than slot_min, {sharing.slot_min}: no turn would be long enough for a car to start"
+            problems.add(f"sharing.{key}", minutes, wrong, "write at most slot_min")
+
+
+def _check_signals(file: ConfigFile, problems: Problems) -> None:
+    unmetered = {circuit.id for _, circuit in _sound(file.circuits, "id", "meter") if circuit.meter is None}
+    first: dict[object, int] = {}
+    for i, signal in _sound(file.signals):
+        path = f"signals[{i}]"
+        connector = None if isinstance(signal, SolarSignalTable) else signal.connector
+        if signal.circuit is None and connector is None:
+            problems.note(path, "limits nothing", "name the circuit or the connector that it limits")
+        elif signal.circuit is not None and connector is not None:
+            problems.note(path, "limits a circuit and a connector", "write a [[signals]] for each of them")
+        place = (signal.source, signal.circuit, connector)
+        if WRONG not in place and first.setdefault(place, i) != i:
+            wrong = f"signals[{first[place]}] has the same source and limits the same"
+            problems.add(f"{path}.source", signal.source, wrong, "give every source its own name")
+        if not isinstance(signal, LimitSignalTable) and signal.source in BY_HAND:
+            wrong = "so is called who speaks by `edge limit` or over the uplink"
+            problems.add(f"{path}.source", signal.source, wrong, "give it another name")
+        if isinstance(signal, SolarSignalTable) and signal.circuit in unmetered:
+            wrong = "has no meter to see a surplus with"
+            problems.add(f"{path}.circuit", signal.circuit, wrong, "name a circuit that has one")
+        if isinstance(signal, ScheduleSignalTable):
+            _check_windows(path, signal, problems)
+    scheduled = any(isinstance(signal, ScheduleSignalTable) for _, signal in _sound(file.signals))
+    if scheduled and file.station.time_zone is None:
+        problems.note("station.time_zone", "missing beside a schedule", 'write it, e.g. "Europe/Berlin"')
+
+
+def _check_windows(path: str, signal: ScheduleSignalTable, problems: Problems) -> None:
+    for k, window in _sound(signal.windows, "start", "end"):
+        where = f"{path}.windows[{k}]"
+        if window.start == window.end:
+            wrong = "ends when it begins"
+            problems.add(f"{where}.to", window.end, wrong, 'for a whole day write "00:00" to "24:00"')
+        if window.limit_ma is None and window.limit_w is None:
+            problems.note(where, "limits nothing", "write limit_a, limit_kw or both")
 
 
 def _check_readers(file: ConfigFile, problems: Problems) -> None:

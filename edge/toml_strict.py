@@ -5,6 +5,8 @@ What a file may hold is said by `msgspec.Struct` types. They may use `bool`, `in
 are those of `msgspec.Meta`; its `description` is the remedy a person reads; its `extra` may hold:
 
     milli   the file gives this unit with at most three decimals, the struct thousandths (A: 13.5 -> 13500)
+    centi   the same with two decimals and hundredths ("" for a bare number: 1.5 -> 150)
+    even    one number may stand for a whole tuple: 16 -> (16, 16, 16)
     most    the largest allowed `Decimal`; the least is 0, as money and percent have no sign here
     secret  the value is shown by its last four characters only
 
@@ -144,8 +146,7 @@ def _value(rule: _Rule, raw: object, path: str, problems: Problems) -> object:
         case inspect.UnionType() as node:
             return _tagged_table(node, raw, path, problems)
         case inspect.TupleType() as node:
-            items = [_rule(item, rule.remedy, rule.extra) for item in node.item_types]
-            return _list(items, raw, path, (len(items), len(items)), rule.remedy, problems)
+            return _tuple(node, rule, raw, path, problems)
         case inspect.VarTupleType() as node:
             items = [_rule(node.item_type, rule.remedy, rule.extra)]
             return _list(items, raw, path, (node.min_length or 0, None), rule.remedy, problems)
@@ -204,6 +205,14 @@ def _tagged_table(union: inspect.UnionType, raw: object, path: str, problems: Pr
     return _table(first, raw, path, Problems())
 
 
+def _tuple(node: inspect.TupleType, rule: _Rule, raw: object, path: str, problems: Problems) -> object:
+    items = [_rule(item, rule.remedy, rule.extra) for item in node.item_types]
+    if rule.extra.get("even") and not isinstance(raw, list):
+        one = _value(items[0], raw, path, problems)
+        return one if one is WRONG else (one,) * len(items)
+    return _list(items, raw, path, (len(items), len(items)), rule.remedy, problems)
+
+
 def _list(
     items: list[_Rule], raw: object, path: str, size: tuple[int, int | None], remedy: str, problems: Problems
 ) -> object:
@@ -230,7 +239,9 @@ def _leaf(rule: _Rule, raw: object) -> tuple[object, str]:
     wrong = ""
     match rule.type:
         case inspect.IntType() if "milli" in rule.extra:
-            return _thousandths(raw, rule.type, rule.extra["milli"])
+            return _scaled(raw, rule.type, rule.extra["milli"], 3)
+        case inspect.IntType() if "centi" in rule.extra:
+            return _scaled(raw, rule.type, rule.extra["centi"], 2)
         case inspect.DecimalType():
             return _decimal(raw, rule.extra["most"])
         case inspect.BoolType():
@@ -248,15 +259,16 @@ def _leaf(rule: _Rule, raw: object) -> tuple[object, str]:
     return raw, wrong
 
 
-def _thousandths(raw: object, bounds: inspect.IntType, unit: str) -> tuple[int, str]:
+def _scaled(raw: object, bounds: inspect.IntType, unit: str, decimals: int) -> tuple[int, str]:
+    """Decode a number of `unit` into units of its last decimal, in which the bounds are, too."""
     if isinstance(raw, bool) or not isinstance(raw, int | Decimal):
         return 0, _not_a("a number", raw)
     amount = Decimal(raw)
-    least, most = Decimal(bounds.ge or 0) / 1000, Decimal(bounds.le or 0) / 1000
-    wrong = "not a number" if amount.is_nan() else _out_of_bounds(amount, least, most, f" {unit}")
-    if not wrong and _decimals(amount) > 3:
-        wrong = "more than 3 decimals"
-    return (0, wrong) if wrong else (int(amount.scaleb(3)), "")
+    least, most = (Decimal(bound or 0) / 10**decimals for bound in (bounds.ge, bounds.le))
+    wrong = "not a number" if amount.is_nan() else _out_of_bounds(amount, least, most, unit and f" {unit}")
+    if not wrong and _decimals(amount) > decimals:
+        wrong = f"more than {decimals} decimals"
+    return (0, wrong) if wrong else (int(amount.scaleb(decimals)), "")
 
 
 def _decimal(raw: object, most: int) -> tuple[Decimal, str]:

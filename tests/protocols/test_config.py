@@ -1,5 +1,6 @@
 """A configuration is either a whole station or a list of every problem in it, one clear line each."""
 
+import re
 import string
 from collections.abc import Iterator
 from decimal import Decimal
@@ -11,11 +12,14 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from msgspec import inspect
 
-from edge.config import Config, load, read_config, tree
+from edge.config import Config, load, read_config
 from edge.config_schema import ConfigFile
-from edge.control.site import NO_PARENT, Card
+from edge.config_tree import tree
+from edge.control.background import MATCH_WITHIN_MS
+from edge.control.site import NO_PARENT, Cap, Card, Sharing, Signal, SignalKind, Solar, Tier
 from edge.errors import ConfigError
 from edge.ports import SerialLink, TcpLink
+from edge.schedule import Schedule, Window
 
 PROFILES = frozenset({"sdm630", "sdm72"})
 NOWHERE = Path("/nowhere")
@@ -28,6 +32,7 @@ id = "yard-1"
 name = "Yard"
 location = "Main Street 1"
 support_contact = "+49 30 000000"
+time_zone = "Europe/Berlin"
 
 [tariff]
 currency = "EUR"
@@ -126,6 +131,56 @@ host = "broker.example.org"
 port = 8883
 """
 
+SHARING = """
+[sharing]
+slot_min = 20
+min_on_min = 12
+min_off_min = 6
+strict_classes = true
+reclaim_after_s = 15
+reclaim_headroom_a = 1.5
+
+[[tiers]]
+name = "gold"
+weight = 1.5
+class = 2
+
+[[signals]]
+source = "grid"
+kind = "grid"
+circuit = "house"
+fallback_kw = 4.2
+
+[[signals]]
+source = "technician"
+kind = "limit"
+connector = 2
+fallback_a = 16
+
+[[signals]]
+source = "roof"
+kind = "solar"
+circuit = "house"
+import_kw = 0.5
+
+[[signals]]
+source = "evening"
+kind = "schedule"
+circuit = "garage"
+
+[[signals.windows]]
+days = ["tue", "mon"]
+from = "17:00"
+to = "20:00"
+limit_a = [10, 10, 8]
+limit_kw = 5.5
+
+[[signals.windows]]
+from = "22:00"
+to = "06:00"
+limit_a = 0
+"""
+
 
 def read(text: str, base_dir: Path = NOWHERE) -> Config:
     return read_config(text, base_dir, PROFILES)
@@ -160,7 +215,7 @@ def test_a_wrong_configuration_is_told_word_by_word(
     (tmp_path / "open").touch()
     (tmp_path / "open").chmod(0o644)
     (tmp_path / "closed").touch(mode=0o640)
-    text = changed("\n".join(["", *old, ""]), "\n".join(["", *new, ""]), STATION + UPLINK)
+    text = changed("\n".join(["", *old, ""]), "\n".join(["", *new, ""]), STATION + UPLINK + SHARING)
     assert problems(text, tmp_path) == told
 
 
@@ -266,6 +321,48 @@ def test_a_station_is_resolved_for_the_core() -> None:
     assert site.readers[0].connectors == (1, 2)
 
 
+def test_what_the_file_does_not_say_about_sharing_is_what_the_core_takes_by_itself() -> None:
+    site = read(STATION).site
+    assert (site.sharing, site.signals) == (Sharing(), ())
+    assert [circuit.unbalance_ma for circuit in site.circuits] == [None, None]
+    assert [outlet.failsafe_ma for outlet in site.outlets] == [0, 0]
+    assert {card.tier for card in site.cards.values()} == {Tier()}
+
+
+def test_sharing_tiers_and_signals_are_resolved_for_the_core() -> None:
+    text = changed('contract = "bob"', 'contract = "bob"\ntier = "gold"', STATION + SHARING)
+    text = changed('meter = "main"', 'meter = "main"\nunbalance_a = 20', text)
+    site = read(text).site
+    assert site.sharing == Sharing(1_200_000, 720_000, 360_000, True, 15_000, 1_500)
+    assert site.circuits[0].unbalance_ma == 20_000
+    assert {card.contract: card.tier for card in site.cards.values()} == {
+        "alice": Tier(),
+        "bob": Tier(weight_percent=150, priority=2),
+    }
+    assert site.signals == (
+        Signal("grid", SignalKind.GRID, 0, None, Cap(power_mw=4_200_000)),
+        Signal("technician", SignalKind.LIMIT, None, 1, Cap((16_000, 16_000, 16_000))),
+        Signal("roof", SignalKind.SOLAR, 0, None, None, Solar(500_000, 60_000, 600_000)),
+        Signal("evening", SignalKind.LIMIT, 1, None, None),
+    )
+
+
+def test_a_schedule_is_resolved_for_its_hand() -> None:
+    windows = (
+        Window((0, 1), 17 * 60, 20 * 60, (10_000, 10_000, 8_000), 5_500_000),
+        Window((0, 1, 2, 3, 4, 5, 6), 22 * 60, 6 * 60, (0, 0, 0), None),
+    )
+    assert read(STATION + SHARING).schedules == (
+        Schedule("evening", "garage", None, "Europe/Berlin", windows),
+    )
+
+
+def test_meters_are_read_often_enough_to_be_matched_with_each_other() -> None:
+    for ms, refused in ((MATCH_WITHIN_MS, False), (MATCH_WITHIN_MS + 1, True)):
+        text = changed("unit = 11", f"unit = 11\npoll_ms = {ms}")
+        assert isinstance(outcome(text), ConfigError) == refused
+
+
 def test_the_hands_get_links_addresses_and_absolute_paths(tmp_path: Path) -> None:
     (tmp_path / "ca.pem").touch()
     config = read(STATION + UPLINK + 'tls_ca = "ca.pem"\n[paths]\njournal = "j.sqlite"\n', tmp_path)
@@ -350,6 +447,44 @@ def test_the_tree_shows_the_resolved_station_without_secrets(tmp_path: Path) -> 
     assert "BEEF" not in text
 
 
+def test_the_tree_shows_how_current_is_shared_and_who_may_limit_it() -> None:
+    text = changed('meter = "main"', 'meter = "main"\nunbalance_a = 20', STATION + SHARING)
+    lines = tree(read(text)).splitlines()
+    for line in (
+        "├── tier gold: weight 1.5, class 2",
+        "├── sharing: turns of 20 min, at least 12 min on and 6 min off, higher classes are filled first",
+        "├── current that is not drawn: after 15 s all but 1.5 A of it shared out",
+        "├── signal grid for circuit house (grid operator, never below 4.2 kW a connector): "
+        "4.2 kW while it is silent",
+        "├── signal technician for connector 2: 16/16/16 A while it is silent",
+        "├── signal roof for circuit house: the surplus and 0.5 kW from the grid, starts after 60 s, "
+        "stops after 600 s",
+        "├── signal evening for circuit garage, Europe/Berlin: "
+        "mon tue 17:00 to 20:00 10/10/8 A and 5.5 kW; every day 22:00 to 06:00 0/0/0 A",
+        "└── circuit house: 32/32/32 A, meter main (sdm630 at gateway/1); "
+        "10/10.5/10 A while it is silent, phases at most 20 A apart",
+    ):
+        assert line in lines
+
+
+def test_the_keys_that_the_example_only_mentions_are_right_as_they_stand() -> None:
+    """Each commented block of the second half is taken out of its comment."""
+    text = EXAMPLE.read_text(encoding="utf-8")
+    blocks = [
+        block
+        for block in text.split("\n\n")
+        if block.startswith(("# [sharing]", "# [[tiers]]", "# [[signals]]"))
+    ]
+    assert len(blocks) >= 6
+    spoken = "\n\n".join(re.sub("^# ", "", block, flags=re.MULTILINE) for block in blocks)
+    text = re.sub("^# (tier|unbalance_a) =", r"\1 =", text, flags=re.MULTILINE)
+    config = read(f"{text}\n{spoken}")
+    assert {signal.kind for signal in config.site.signals} == set(SignalKind)
+    assert len(config.schedules) == 1
+    assert config.site.circuits[0].unbalance_ma
+    assert config.site.cards["ISO14443A:04A2B3C4D5E680"].tier != Tier()
+
+
 def test_the_example_file_is_a_station_and_its_tree_names_every_part() -> None:
     text = tree(load(EXAMPLE, PROFILES))
     for part in (
@@ -408,7 +543,7 @@ LITERALS = st.one_of(
         '"main" "house" "garage" "serial" "tcp" "/" "L1" "L3L2" "08aabbcc" "\\u0000" "\\u202e" '.split()
     ),
 )
-LINES = STATION.splitlines() + UPLINK.splitlines()
+LINES = STATION.splitlines() + UPLINK.splitlines() + SHARING.splitlines()
 CHANGES = st.lists(
     st.tuples(st.sampled_from(["value", "key", "drop", "twice"]), st.integers(0, len(LINES) - 1), LITERALS),
     min_size=1,
