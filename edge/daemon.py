@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, assert_never
 import msgspec
 
 from edge import absence, clock, notify
-from edge.commands import Announce, Command, Record, SetOffer
+from edge.commands import Announce, Command, Record, SetOffer, SetPhases
 from edge.config import Config
 from edge.control.station import start, step
 from edge.control.view import view
@@ -150,6 +150,8 @@ class Daemon:
             match command:
                 case SetOffer(connector=number):
                     self._hands.evses[number].set_offer(command)
+                case SetPhases(connector=number):
+                    self._hands.evses[number].set_phases(command)
                 case Record(claim=claim):
                     self._records.put_nowait(claim)
                 case Announce(topic=topic, text=text, connector=connector):

@@ -5,7 +5,7 @@ exception is a bug and ends the process. All times are monotonic milliseconds of
 """
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from msgspec import Struct
 
@@ -64,6 +64,7 @@ class EvseReading(Struct, frozen=True):
     contactor_closed: bool
     cable_ma: int | None
     troubles: tuple[str, ...]
+    phases: int | None = None
 
 
 class Evse(Protocol):
@@ -79,6 +80,17 @@ class Evse(Protocol):
         """Offer that many mA per phase to the car; 0 = let go: the contactor opens once the car has stopped.
 
         A value between what the hardware can express is rounded down.
+        """
+
+
+@runtime_checkable
+class PhaseSwitch(Protocol):
+    """What an `Evse` promises besides if it can switch phases; its readings then say `phases`."""
+
+    async def set_phases(self, phases: int) -> None:
+        """Switch to 1 or 3 phases. May only be called at 0 A and with the contactor seen open.
+
+        Raises `DeviceTimeout` or `PeerError`.
         """
 
 

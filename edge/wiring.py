@@ -20,6 +20,7 @@ from edge.metering.modbus_meter import ModbusMeter
 from edge.metering.profile import load_profile, shipped
 from edge.payments.tariff import price_text
 from edge.ports import Evse, NowMs, Outbox, Put, Reader
+from edge.schedule import ScheduleHand
 
 if TYPE_CHECKING:  # paho and TLS cost a station without an operator nothing
     from edge.uplink.mqtt import MqttUplink
@@ -40,17 +41,23 @@ class Runnable(Protocol):
 
 
 class Hands:
-    """Everything that touches the hardware."""
+    """Everything that touches the hardware, and the clocks that speak by themselves."""
 
     def __init__(
-        self, evses: dict[int, EvseHand], meters: dict[str, MeterHand], readers: dict[str, Reader]
+        self,
+        evses: dict[int, EvseHand],
+        meters: dict[str, MeterHand],
+        readers: dict[str, Reader],
+        schedules: tuple[ScheduleHand, ...],
     ) -> None:
         self.evses = evses
         self._meters = meters
         self._readers = readers
+        self._schedules = schedules
 
     def all(self) -> Iterator[tuple[str, Runnable]]:
-        """Each hand with the name of its task."""
+        """Each hand with the name of its task; schedules speak before the first car is seen."""
+        yield from (("schedule", hand) for hand in self._schedules)
         yield from ((f"evse/{number}", hand) for number, hand in self.evses.items())
         yield from ((f"meter/{name}", hand) for name, hand in self._meters.items())
         yield from ((f"reader/{name}", hand) for name, hand in self._readers.items())
@@ -83,7 +90,10 @@ def open_hands(configured: Config, now_ms: NowMs, readers: Mapping[str, Reader])
         reader.id: readers.get(reader.id) or PcscReader(reader.id, reader.name, now_ms)
         for reader in configured.readers
     }
-    return Hands(evses, meters, known)
+    schedules = tuple(
+        ScheduleHand(schedule, now_ms, lambda: clock.wall()[0]) for schedule in configured.schedules
+    )
+    return Hands(evses, meters, known, schedules)
 
 
 def _buses(configured: Config, now_ms: NowMs) -> dict[str, ModbusBus]:

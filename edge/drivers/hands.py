@@ -1,16 +1,16 @@
 """What the daemon runs for each meter and each EVSE controller: poll, report, retry, keep the newest offer.
 
 Rules of this file: a device error is an event, never the end; anything else propagates. An offer is a lease:
-what the core does not renew becomes 0 here, too.
+what the core does not renew becomes 0 here, too. Phases are switched only with the contactor seen open.
 """
 
 import asyncio
 from collections.abc import Awaitable, Callable
 
-from edge.commands import SetOffer
+from edge.commands import SetOffer, SetPhases
 from edge.errors import DeviceError
 from edge.events import DeviceFound, DeviceLost, EvseRead, MeterRead
-from edge.ports import Evse, EvseReading, Meter, NowMs, Put
+from edge.ports import Evse, EvseReading, Meter, NowMs, PhaseSwitch, Put
 
 TRIES = 3
 """A single lost frame on RS-485 is weather; three in a row are a lost device."""
@@ -61,6 +61,7 @@ class EvseHand:
         self._poll_ms = poll_ms
         self._now_ms = now_ms
         self._told: SetOffer | None = None
+        self._phases: int | None = None  # to be switched to
         self._news = asyncio.Event()
         self._settled = asyncio.Event()
 
@@ -70,6 +71,12 @@ class EvseHand:
         self._told = command
         if changed:
             self._settled.clear()
+            self._news.set()
+
+    def set_phases(self, command: SetPhases) -> None:
+        """Switch before the next offer; the newest wins. A controller that cannot switch is left alone."""
+        if isinstance(self._evse, PhaseSwitch):
+            self._phases = command.phases
             self._news.set()
 
     async def settled(self) -> None:
@@ -87,7 +94,9 @@ class EvseHand:
                 await self._evse.prepare()
                 held = None
             self._news.clear()
-            await self._write(held)
+            last, held = held, None  # after an error nobody knows what it holds
+            await self._switch(last)
+            await self._write(last)
             held = await self._evse.read()
             put(
                 EvseRead(
@@ -99,11 +108,25 @@ class EvseHand:
                     contactor_closed=held.contactor_closed,
                     cable_ma=held.cable_ma,
                     troubles=held.troubles,
+                    phases=held.phases,
                 )
             )
             await self._next_poll()
 
         await _keep_alive(device, once, self._now_ms, put)
+
+    async def _switch(self, held: EvseReading | None) -> None:
+        """Switch phases if that was asked for and the last look shows that it is safe; else wait for one."""
+        phases = self._phases
+        if phases is None or held is None or not isinstance(self._evse, PhaseSwitch):
+            return
+        if held.contactor_closed or held.offer_ma > 0:
+            if self._due_ma():  # it was let on in between: what was asked for before that is over
+                self._phases = None
+            return
+        await self._evse.set_phases(phases)
+        if self._phases == phases:
+            self._phases = None
 
     async def _write(self, held: EvseReading | None) -> None:
         """Write the offer unless the controller is known to hold it."""

@@ -3,7 +3,9 @@
 import asyncio
 from collections.abc import Callable
 
-from edge.commands import SetOffer
+from msgspec.structs import replace
+
+from edge.commands import SetOffer, SetPhases
 from edge.drivers.hands import RETRY_MOST_MS, TRIES, EvseHand, MeterHand
 from edge.errors import DeviceTimeout
 from edge.events import DeviceFound, DeviceLost, Event, EvseRead, MeterRead, Pilot
@@ -40,6 +42,23 @@ class Board:
             raise DeviceTimeout("unit 1 did not answer")
 
 
+class SwitchingBoard(Board):
+    """A controller that can switch phases, and notes what it was told in which state."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.phases = 3
+        self.switched: list[tuple[int, int]] = []  # phases and the current it held then
+
+    async def read(self) -> EvseReading:
+        return replace(await super().read(), phases=self.phases)
+
+    async def set_phases(self, phases: int) -> None:
+        self._answer()
+        self.switched.append((phases, self.held_ma))
+        self.phases = phases
+
+
 class Counter:
     """A meter in memory."""
 
@@ -55,12 +74,12 @@ class Counter:
 
 
 def drive(
-    scenario: Callable[[EvseHand, Board, list[Event]], object], seconds: float
+    scenario: Callable[[EvseHand, Board, list[Event]], object], seconds: float, driven: Board | None = None
 ) -> tuple[Board, list[Event]]:
     """Run an EVSE hand for a while; `scenario` is called at the start and may schedule what happens."""
 
     async def main() -> tuple[Board, list[Event]]:
-        board, events = Board(), list[Event]()
+        board, events = driven or Board(), list[Event]()
         hand = EvseHand(1, board, 500, now_ms)
         task = asyncio.create_task(hand.run(events.append))
         scenario(hand, board, events)
@@ -128,6 +147,69 @@ def test_the_newest_offer_wins_while_the_board_is_silent() -> None:
     found = [e for e in events if isinstance(e, DeviceFound)]
     assert len(lost) == len(found) == 1
     assert board.prepared == 1
+
+
+def phases(hand: EvseHand, number: int) -> None:
+    hand.set_phases(SetPhases(1, number, now_ms()))
+
+
+def test_phases_are_switched_before_the_offer_that_comes_with_them() -> None:
+    def scenario(hand: EvseHand, board: Board, events: list[Event]) -> None:
+        def wish() -> None:
+            phases(hand, 3)
+            phases(hand, 1)
+            offer(hand, 8_000, lease_ms=60_000)
+
+        later(1.2, wish)
+
+    board = SwitchingBoard()
+    _, events = drive(scenario, 5, board)
+    assert board.switched == [(1, 0)]
+    assert [ma for _, ma in board.writes] == [8_000]
+    reads = [e.phases for e in events if isinstance(e, EvseRead)]
+    assert (reads[0], reads[-1]) == (3, 1)
+
+
+def test_phases_are_not_switched_before_the_contactor_was_seen_open() -> None:
+    def scenario(hand: EvseHand, board: Board, events: list[Event]) -> None:
+        phases(hand, 1)  # nothing was seen yet
+        board.held_ma = 16_000
+        later(2, lambda: offer(hand, 0))
+
+    board = SwitchingBoard()
+    drive(scenario, 5, board)
+    assert board.switched == [(1, 0)]
+
+
+def test_a_wish_for_phases_is_over_when_the_car_is_let_on_without_it() -> None:
+    def scenario(hand: EvseHand, board: Board, events: list[Event]) -> None:
+        board.held_ma = 16_000
+        offer(hand, 16_000, lease_ms=2_000)
+        later(0.5, lambda: phases(hand, 1))
+
+    board = SwitchingBoard()
+    drive(scenario, 10, board)
+    assert board.held_ma == 0
+    assert board.switched == []
+
+
+def test_phases_are_switched_when_the_board_is_heard_again() -> None:
+    def scenario(hand: EvseHand, board: Board, events: list[Event]) -> None:
+        offer(hand, 0)
+        later(1, lambda: setattr(board, "silent", True))
+        later(1.1, lambda: phases(hand, 1))
+        later(8, lambda: setattr(board, "silent", False))
+
+    board = SwitchingBoard()
+    _, events = drive(scenario, 20, board)
+    assert board.switched == [(1, 0)]
+    assert sum(isinstance(e, DeviceLost) for e in events) == 1
+
+
+def test_a_board_that_cannot_switch_is_left_alone() -> None:
+    board, events = drive(lambda hand, board, events: phases(hand, 1), 3)
+    assert board.writes == []
+    assert all(e.phases is None for e in events if isinstance(e, EvseRead))
 
 
 def test_a_single_lost_frame_is_no_event() -> None:
