@@ -27,7 +27,7 @@ from edge.local_api import LocalApi
 from edge.logs import log, recent
 from edge.ports import Reader
 from edge.records import Claim, ClaimState
-from edge.wiring import Hands, open_hands, open_uplink, report
+from edge.wiring import Hands, Report, open_hands, open_uplink
 
 if TYPE_CHECKING:
     from edge.uplink.mqtt import MqttUplink
@@ -82,6 +82,7 @@ class Daemon:
         self._journal = journal
         self._hands = hands
         self._uplink = uplink
+        self._report = None if uplink is None else Report(uplink)
         self._inbox: asyncio.Queue[Event] = asyncio.Queue()
         self._records: asyncio.Queue[Claim] = asyncio.Queue()
         self._heartbeat = absence.Heartbeat(config.paths.runtime)
@@ -141,8 +142,8 @@ class Daemon:
             if isinstance(event, Tick):
                 self._heartbeat.beat(event.at_ms)
                 notify.send("WATCHDOG=1")
-                if self._uplink is not None:
-                    report(self._uplink, self._station)
+                if self._report is not None:
+                    self._report.show(self._station)
             self._inbox.task_done()
 
     def _carry_out(self, commands: tuple[Command, ...]) -> None:

@@ -23,6 +23,7 @@ from edge.ports import Evse, NowMs, Outbox, Put, Reader
 from edge.schedule import ScheduleHand
 
 if TYPE_CHECKING:  # paho and TLS cost a station without an operator nothing
+    from edge.uplink import schema
     from edge.uplink.mqtt import MqttUplink
 
 SAFE_OFF_TRIES = 3
@@ -31,6 +32,11 @@ SAFE_OFF_TRIES = 3
 
 SAFE_OFF_PAUSE_S = 0.3
 """Longer than the first back-off of a bus."""
+
+
+WALL_STEP_MS = 1_000
+"""Two clocks read one after the other differ by 1 ms more or less each time, and NTP drags one of them. Only
+a larger step moves the times that were shown before: each change is a message."""
 
 
 class Runnable(Protocol):
@@ -184,34 +190,55 @@ def open_uplink(configured: Config, outbox: Outbox, now_ms: NowMs) -> "MqttUplin
     return MqttUplink(settings, birth, outbox, now_ms, lambda: clock.wall()[0])
 
 
-def report(uplink: "MqttUplink", station: Station) -> None:
-    """Show the uplink every connector as it stands; it sends what changed."""
-    from edge.uplink import schema
+class Display(Protocol):
+    """Where a station is shown to those outside."""
 
-    for i in range(len(station.connectors)):
-        shown = connector_view(station, i)
-        uplink.show_connector(
-            schema.ConnectorState(
-                connector=shown.number,
-                state=schema.ConnectorStatus(shown.state),
-                offered_ma=shown.offered_ma,
-                reason=shown.why,
-                faults=tuple(
-                    schema.FaultNotice(name=fault.name, driver_text=fault.driver) for fault in shown.faults
-                ),
-                since_unix_ms=unix_ms(station) - station.now_ms + shown.since_ms,
-            )
-        )
-        if shown.current_ma is not None and shown.meter_age_ms is not None:
-            uplink.show_meter(
-                schema.ConnectorMeter(
+    def show_connector(self, state: "schema.ConnectorState") -> None:
+        """Show a connector's state; the newest wins."""
+
+    def show_meter(self, meter: "schema.ConnectorMeter") -> None:
+        """Show a reading; the newest wins."""
+
+
+class Report:
+    """Shows every connector as it stands; what has not changed in the same words, to the millisecond."""
+
+    def __init__(self, display: Display) -> None:
+        self._display = display
+        self._wall_ahead_ms = 0  # Unix time minus monotonic time
+
+    def show(self, station: Station) -> None:
+        """Show the station after a tick."""
+        from edge.uplink import schema
+
+        ahead_ms = unix_ms(station) - station.now_ms
+        if abs(ahead_ms - self._wall_ahead_ms) > WALL_STEP_MS:
+            self._wall_ahead_ms = ahead_ms
+        for i in range(len(station.connectors)):
+            shown = connector_view(station, i)
+            self._display.show_connector(
+                schema.ConnectorState(
                     connector=shown.number,
-                    current_ma=shown.current_ma,
-                    power_w=shown.power_w or 0,
-                    energy_wh=shown.register_wh or 0,
-                    age_ms=shown.meter_age_ms,
+                    state=schema.ConnectorStatus(shown.state),
+                    offered_ma=shown.offered_ma,
+                    reason=shown.why,
+                    faults=tuple(
+                        schema.FaultNotice(name=fault.name, driver_text=fault.driver)
+                        for fault in shown.faults
+                    ),
+                    since_unix_ms=self._wall_ahead_ms + shown.since_ms,
                 )
             )
+            if shown.current_ma is not None and shown.meter_age_ms is not None:
+                self._display.show_meter(
+                    schema.ConnectorMeter(
+                        connector=shown.number,
+                        current_ma=shown.current_ma,
+                        power_w=shown.power_w or 0,
+                        energy_wh=shown.register_wh or 0,
+                        age_ms=shown.meter_age_ms,
+                    )
+                )
 
 
 def _text(path: Path | None) -> str | None:

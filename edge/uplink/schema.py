@@ -118,6 +118,10 @@ class ConnectorState(Struct, frozen=True, kw_only=True):
     reason: str
     faults: tuple[FaultNotice, ...]
     since_unix_ms: int
+    reason_kind: str = ""  # a stable word a program can match
+    reason_since_unix_ms: int | None = None
+    reason_until_unix_ms: int | None = None  # None: nobody can tell
+    demand: str = ""  # what the driver asked for and whether it can be met
 
 
 class ConnectorMeter(Struct, frozen=True, kw_only=True):
