@@ -1,4 +1,4 @@
-"""The command line: `edge run`, `check-config`, `status`, `log`, `clear-fault`, `safe-off`.
+"""The command line of `edge`; `edge --help` lists the verbs.
 
 Exit codes: 0 done; 1 a device or the daemon cannot be reached; 2 wrong usage; 74 (EX_IOERR) the journal
 cannot be used; 78 (EX_CONFIG) the configuration is wrong, one line per problem on stderr.
@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from edge import __version__
+from edge import __version__, by_hand
 from edge.errors import ConfigError, EdgeError, JournalError
 
 EX_IOERR = 74
@@ -63,11 +63,14 @@ def _parser() -> argparse.ArgumentParser:
         verbs, "clear-fault", _clear_fault, "clear latched faults, once you have looked at the connector"
     )
     clear.add_argument("connector", type=int, help="the number painted on it")
+    by_hand.limit_options(_verb(verbs, "limit", _wish, "limit what cars may take, for a while"))
+    by_hand.demand_options(_verb(verbs, "demand", _wish, "say what a car needs and when it leaves"))
+    by_hand.phases_options(_verb(verbs, "phases", _wish, "charge a car on 1 or on 3 phases"))
     _verb(verbs, "safe-off", _safe_off, "tell every EVSE controller 0 A, without the daemon")
     return parser
 
 
-_ASKS_THE_DAEMON = ("status", "log", "clear-fault")
+_ASKS_THE_DAEMON = ("status", "log", "clear-fault", "limit", "demand", "phases")
 """They need the socket alone: a technician may not read the configuration, which holds card numbers."""
 
 
@@ -142,6 +145,15 @@ def _clear_fault(options: argparse.Namespace) -> int:
     cleared = answer.get("cleared")
     names = ", ".join(cleared) if isinstance(cleared, list) else ""
     print(f"connector {options.connector}: " + (f"cleared {names}" if names else "no latched fault stands"))
+    return 0
+
+
+def _wish(options: argparse.Namespace) -> int:
+    answer = _ask(options, options.request(options))
+    if "error" in answer:
+        print(answer["error"], file=sys.stderr)
+        return 1
+    print(answer["text"])
     return 0
 
 

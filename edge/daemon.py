@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, assert_never
 
 import msgspec
 
-from edge import absence, clock, notify
+from edge import absence, clock, notify, requests
 from edge.commands import Announce, Command, Record, SetOffer, SetPhases
 from edge.config import Config
 from edge.control.station import start, step
-from edge.control.view import view
-from edge.errors import DeviceError, JournalError
+from edge.control.view import ConnectorView, view
+from edge.errors import DeviceError, JournalError, PeerError
 from edge.events import Event, FaultClearRequested, Recorded, RecordFailed, StopRequested, Tick
 from edge.journal import Journal
 from edge.local_api import LocalApi
@@ -206,22 +206,39 @@ class Daemon:
                 text=f"{len(late)} controllers or records did not finish in {LAST_WORDS_S:g} s",
             )
 
-    def _clear(self, number: int) -> dict[str, object]:
-        for shown in view(self._station).connectors:
-            if shown.number == number:
-                self.put(FaultClearRequested(clock.now_ms(), number))
-                return {"cleared": [fault.name for fault in shown.faults if fault.latched]}
-        known = ", ".join(str(outlet.number) for outlet in self._config.site.outlets)
-        return {"error": f"there is no connector {number}; there are {known}"}
-
     async def _answer(self, request: dict[str, object]) -> object:
-        """Answer the local API: `{"ask": "status"}`, "log", or "clear_fault" with "connector"."""
-        match request:
-            case {"ask": "status"}:
+        """Answer the local API; see `edge.requests`. Raises `PeerError` for what cannot be asked."""
+        asked = requests.decoded(request)
+        site = self._config.site
+        requests.check(asked, [c.id for c in site.circuits], [outlet.number for outlet in site.outlets])
+        match asked:
+            case requests.AskStatus():
                 return {**msgspec.to_builtins(view(self._station)), "claims": await self._journal.counts()}
-            case {"ask": "clear_fault", "connector": int(number)}:
-                return self._clear(number)
-            case {"ask": "log"}:
+            case requests.AskLog():
                 return {"lines": recent()}
+            case requests.AskClearFault(connector=number):
+                latched = [fault.name for fault in self._shown(number).faults if fault.latched]
+                self.put(FaultClearRequested(clock.now_ms(), number))
+                return {"cleared": latched}
+            case requests.AskLimit() | requests.AskDemand() | requests.AskPhases():
+                return {"text": await self._grant(asked)}
             case _:
-                return {"error": 'unknown request; ask "status", "log" or "clear_fault" with a connector'}
+                assert_never(asked)
+
+    async def _grant(self, wish: requests.Wish) -> str:
+        """Hand a wish to the brain; what came of it, in words. Raises `PeerError` if nothing can."""
+        if isinstance(wish, requests.AskPhases) and not self._switches(wish.connector):
+            raise PeerError(f"connector {wish.connector}: its controller cannot switch phases, or is silent")
+        now_ms, (unix_ms, _) = clock.now_ms(), clock.wall()
+        self.put(requests.event_of(wish, now_ms, unix_ms, self._config.station.time_zone))
+        await self._inbox.join()
+        return requests.described(wish)
+
+    def _switches(self, number: int) -> bool:
+        looks = (connector.evse for connector in self._station.connectors)
+        return any(
+            look is not None and look.connector == number and look.phases is not None for look in looks
+        )
+
+    def _shown(self, number: int) -> ConnectorView:
+        return next(shown for shown in view(self._station).connectors if shown.number == number)

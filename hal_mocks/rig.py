@@ -197,12 +197,17 @@ class Rig:
 
     async def status(self) -> dict[str, Any] | None:
         """What the daemon answers to `status`; None while nobody answers."""
+        answer = await self.ask({"ask": "status"})
+        return None if answer is None or "error" in answer else answer
+
+    async def ask(self, request: dict[str, object]) -> dict[str, Any] | None:
+        """What the daemon answers to a request on its socket; None while nobody answers."""
         try:
             reader, writer = await asyncio.open_unix_connection(self.socket, limit=1 << 20)
         except OSError:
             return None
         try:
-            writer.write(b'{"ask": "status"}\n')
+            writer.write(json.dumps(request).encode() + b"\n")
             answer = json.loads(await reader.readline())
         except (OSError, ValueError):
             return None
@@ -210,7 +215,7 @@ class Rig:
             writer.close()
             with suppress(OSError):
                 await writer.wait_closed()
-        return answer if isinstance(answer, dict) and "error" not in answer else None
+        return answer if isinstance(answer, dict) else None
 
     def log_tail(self, characters: int = 2_000) -> str:
         """The end of the daemon's log."""
