@@ -18,9 +18,10 @@ import msgspec
 from edge import absence, clock, notify, requests
 from edge.commands import Announce, Command, Record, SetOffer, SetPhases
 from edge.config import Config
+from edge.control.state import unix_ms
 from edge.control.station import start, step
 from edge.control.view import ConnectorView, view
-from edge.errors import DeviceError, JournalError, PeerError
+from edge.errors import DeviceError, JournalError
 from edge.events import Event, FaultClearRequested, Recorded, RecordFailed, StopRequested, Tick
 from edge.journal import Journal
 from edge.local_api import LocalApi
@@ -84,6 +85,7 @@ class Daemon:
         self._uplink = uplink
         self._report = None if uplink is None else Report(uplink)
         self._inbox: asyncio.Queue[Event] = asyncio.Queue()
+        self._asked: dict[int, asyncio.Future[list[Announce]]] = {}  # by id of the event: who waits for it
         self._records: asyncio.Queue[Claim] = asyncio.Queue()
         self._heartbeat = absence.Heartbeat(config.paths.runtime)
         self._wall_quality = clock.quality()
@@ -139,6 +141,9 @@ class Daemon:
             event = await self._inbox.get()
             self._station, commands = step(self._station, event)
             self._carry_out(commands)
+            asker = self._asked.pop(id(event), None)
+            if asker is not None and not asker.done():
+                asker.set_result([command for command in commands if isinstance(command, Announce)])
             if isinstance(event, Tick):
                 self._heartbeat.beat(event.at_ms)
                 notify.send("WATCHDOG=1")
@@ -170,8 +175,8 @@ class Daemon:
             now = clock.now_ms()
             if now - judged_ms >= WALL_EVERY_MS:
                 self._wall_quality, judged_ms = clock.quality(), now
-            unix_ms, _ = clock.wall()
-            self.put(Tick(now, unix_ms, self._wall_quality))
+            wall_ms, _ = clock.wall()
+            self.put(Tick(now, wall_ms, self._wall_quality))
             due = max(due + TICK_MS / 1000, loop.time())
             await asyncio.sleep(due - loop.time())
 
@@ -213,7 +218,10 @@ class Daemon:
         requests.check(asked, [c.id for c in site.circuits], [outlet.number for outlet in site.outlets])
         match asked:
             case requests.AskStatus():
-                return {**msgspec.to_builtins(view(self._station)), "claims": await self._journal.counts()}
+                station, zone = self._station, self._config.station.time_zone
+                times = {"now_ms": station.now_ms, "unix_ms": unix_ms(station), "time_zone": zone}
+                claims = await self._journal.counts()
+                return {**msgspec.to_builtins(view(station)), **times, "claims": claims}
             case requests.AskLog():
                 return {"lines": recent()}
             case requests.AskClearFault(connector=number):
@@ -226,19 +234,12 @@ class Daemon:
                 assert_never(asked)
 
     async def _grant(self, wish: requests.Wish) -> str:
-        """Hand a wish to the brain; what came of it, in words. Raises `PeerError` if nothing can."""
-        if isinstance(wish, requests.AskPhases) and not self._switches(wish.connector):
-            raise PeerError(f"connector {wish.connector}: its controller cannot switch phases, or is silent")
-        now_ms, (unix_ms, _) = clock.now_ms(), clock.wall()
-        self.put(requests.event_of(wish, now_ms, unix_ms, self._config.station.time_zone))
-        await self._inbox.join()
-        return requests.described(wish)
-
-    def _switches(self, number: int) -> bool:
-        looks = (connector.evse for connector in self._station.connectors)
-        return any(
-            look is not None and look.connector == number and look.phases is not None for look in looks
-        )
+        """Hand a wish to the brain; what came of it, in words. Raises `PeerError` if it refuses."""
+        wall_ms, _ = clock.wall()
+        event = requests.event_of(wish, clock.now_ms(), wall_ms, self._config.station.time_zone)
+        announced = self._asked[id(event)] = asyncio.get_running_loop().create_future()
+        self.put(event)
+        return requests.outcome(wish, await announced)
 
     def _shown(self, number: int) -> ConnectorView:
         return next(shown for shown in view(self._station).connectors if shown.number == number)

@@ -2,7 +2,7 @@
 
     {"ask": "status"}    {"ask": "log"}    {"ask": "clear_fault", "connector": 1}
     {"ask": "limit", "circuit": "garage", "current_ma": [10000, 10000, 10000], "for_ms": 7200000}
-    {"ask": "limit", "connector": 1, "for_ms": 0}                                         lifts it
+    {"ask": "limit", "circuit": "garage", "for_ms": 0}                                    lifts it
     {"ask": "demand", "connector": 1, "energy_wh": 20000, "by": "17:30", "min_ma": 8000}
     {"ask": "phases", "connector": 1, "phases": 3}
 
@@ -11,13 +11,14 @@ typed it.
 """
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from datetime import datetime, timedelta
 from zoneinfo import ZoneInfo
 
 import msgspec
 from msgspec import Struct
 
+from edge.commands import Announce
 from edge.errors import PeerError
 from edge.events import DemandStated, LimitSignalled, Phases, PhasesRequested
 
@@ -39,6 +40,9 @@ MOST_MW = 5_000_000_000
 
 LEAST_OFFER_MA, MOST_OFFER_MA = 6_000, 80_000
 """IEC 61851-1:2017 Annex A: nothing else can be offered to a car."""
+
+LIFT_MS = 1
+"""What takes a limit back holds no longer than it takes to be heard; then the source is silent."""
 
 _TIME = re.compile(r"([01][0-9]|2[0-3]):([0-5][0-9])")
 
@@ -169,7 +173,7 @@ def event_of(
                 connector=wish.connector,
                 current_ma=wish.current_ma,
                 power_mw=wish.power_mw,
-                valid_ms=wish.for_ms,
+                valid_ms=LIFT_MS if wish.lifts else wish.for_ms,
             )
         case AskDemand(by=by, departs_in_ms=departs_in_ms):
             if by is not None:
@@ -191,21 +195,28 @@ def until_ms(by: str, unix_ms: int, time_zone: str | None) -> int:
     return ahead_ms
 
 
-def described(wish: Wish) -> str:
-    """What was asked for, in words."""
-    place = f"circuit {wish.circuit}" if isinstance(wish, AskLimit) and wish.circuit is not None else ""
-    place = place or f"connector {wish.connector}"
+def outcome(wish: Wish, announced: Iterable[Announce]) -> str:
+    """What came of a wish, from what the core announced when it took it. Raises `PeerError` if it refused."""
+    kind = str(wish.__struct_config__.tag)
+    said = {one.topic: one.text for one in announced}
+    if (reason := said.get(f"{kind}_refused")) is not None:
+        raise PeerError(reason)
     match wish:
-        case AskLimit(current_ma=current, power_mw=power) if not wish.lifts:
-            parts = [] if current is None else [f"{'/'.join(f'{ma / 1000:g}' for ma in current)} A"]
-            parts += [] if power is None else [f"{power / 1_000_000:g} kW"]
-            return f"{place}: at most {' and '.join(parts)} for {span(wish.for_ms)}"
         case AskLimit():
-            return f"{place}: no limit by hand any more"
-        case AskDemand(energy_wh=energy_wh):
-            return f"{place}: {energy_wh / 1000:g} kWh are asked for"
-        case AskPhases(phases=phases):
-            return f"{place}: {phases} phase{'s' if phases > 1 else ''} asked for"
+            place = f"connector {wish.connector}" if wish.circuit is None else f"circuit {wish.circuit}"
+            return f"{place}: {_limit_text(wish)}"
+        case AskDemand(connector=number):
+            return f"connector {number}: {said.get('demand_answered', 'noted')}"
+        case AskPhases(connector=number, phases=phases):
+            return f"connector {number}: pauses, then goes on with {phases} phase{'s' if phases > 1 else ''}"
+
+
+def _limit_text(wish: AskLimit) -> str:
+    if wish.lifts:
+        return "no limit by hand any more"
+    parts = [] if wish.current_ma is None else [f"{'/'.join(f'{ma / 1000:g}' for ma in wish.current_ma)} A"]
+    parts += [] if wish.power_mw is None else [f"{wish.power_mw / 1_000_000:g} kW"]
+    return f"at most {' and '.join(parts)} for {span(wish.for_ms)}"
 
 
 def span(ms: int) -> str:

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge import by_hand, requests
+from edge.commands import Announce
 from edge.errors import PeerError
 from edge.events import DemandStated, LimitSignalled, PhasesRequested
 
@@ -28,7 +29,6 @@ def event_of(request: Request) -> LimitSignalled | DemandStated | PhasesRequeste
     asked = requests.decoded(request)
     requests.check(asked, CIRCUITS, CONNECTORS)
     assert isinstance(asked, requests.Wish)
-    assert requests.described(asked).isprintable()
     return requests.event_of(asked, 1_000, UNIX_MS, "Europe/Berlin")
 
 
@@ -37,7 +37,7 @@ def test_each_wish_becomes_its_event() -> None:
         1_000, "technician", "garage", None, (10_000, 0, 16_500), None, 2 * HOUR_MS
     )
     assert event_of({"ask": "limit", "connector": 1, "for_ms": 0}) == LimitSignalled(
-        1_000, "technician", None, 1, None, None, 0
+        1_000, "technician", None, 1, None, None, requests.LIFT_MS
     )
     assert event_of(DEMAND) == DemandStated(1_000, 2, 20_000, 3 * HOUR_MS, 8_000)
     assert event_of(PHASES) == PhasesRequested(1_000, 1, 3)
@@ -171,7 +171,7 @@ def typed(words: str) -> Request:
                 1_000, "technician", None, 2, (16_000, 0, 6_125), 4_200_000, HOUR_MS + HOUR_MS // 2
             ),
         ),
-        ("limit --circuit house --lift", LimitSignalled(1_000, "technician", "house", None, None, None, 0)),
+        ("limit --circuit house --lift", LimitSignalled(1_000, "technician", "house", None, None, None, 1)),
         ("demand 1 --kwh 20.5 --in 90s", DemandStated(1_000, 1, 20_500, 90_000)),
         ("demand 1 --kwh 7 --in 0.5d --min-amps 8", DemandStated(1_000, 1, 7_000, 12 * HOUR_MS, 8_000)),
         ("phases 2 1", PhasesRequested(1_000, 2, 1)),
@@ -235,6 +235,38 @@ def test_any_word_is_a_value_or_a_sentence(word: str) -> None:
         except argparse.ArgumentTypeError as error:
             said = str(error)
         assert "write" in said
+
+
+@pytest.mark.parametrize(
+    ("request_", "announced", "text"),
+    [
+        (LIMIT, [("limit_changed", "anything")], "circuit garage: at most 10/0/16.5 A for 2 h"),
+        (
+            {
+                "ask": "limit",
+                "connector": 1,
+                "current_ma": [0, 0, 0],
+                "power_mw": 4_200_000,
+                "for_ms": 90_000,
+            },
+            [],
+            "connector 1: at most 0/0/0 A and 4.2 kW for 1 min 30 s",
+        ),
+        ({"ask": "limit", "connector": 1, "for_ms": 0}, [], "connector 1: no limit by hand any more"),
+        (DEMAND, [("demand_answered", "20.0 kWh can be done")], "connector 2: 20.0 kWh can be done"),
+        (PHASES, [], "connector 1: pauses, then goes on with 3 phases"),
+    ],
+)
+def test_what_came_of_a_wish_is_one_sentence(
+    request_: Request, announced: list[tuple[str, str]], text: str
+) -> None:
+    wish = requests.decoded(request_)
+    assert isinstance(wish, requests.Wish)
+    others = [Announce(0, "fault_raised", "a cable is too hot", 1)]
+    assert requests.outcome(wish, [*others, *(Announce(0, *one) for one in announced)]) == text
+    refusal = Announce(0, f"{request_['ask']}_refused", "the core says no")
+    with pytest.raises(PeerError, match="the core says no"):
+        requests.outcome(wish, [*others, refusal])
 
 
 @pytest.mark.parametrize(
