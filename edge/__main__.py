@@ -1,7 +1,8 @@
 """The command line of `edge`; `edge --help` lists the verbs.
 
-Exit codes: 0 done; 1 a device or the daemon cannot be reached; 2 wrong usage; 74 (EX_IOERR) the journal
-cannot be used; 78 (EX_CONFIG) the configuration is wrong, one line per problem on stderr.
+Exit codes: 0 done; 1 a device or the daemon cannot be reached; 2 wrong usage; 65 (EX_DATAERR) what should be
+shared is wrong; 74 (EX_IOERR) the journal cannot be used; 78 (EX_CONFIG) the configuration is wrong. What is
+wrong stands on stderr, one line per problem.
 """
 
 import argparse
@@ -12,6 +13,7 @@ from pathlib import Path
 from edge import __version__, by_hand
 from edge.errors import ConfigError, EdgeError, JournalError
 
+EX_DATAERR = 65
 EX_IOERR = 74
 EX_CONFIG = 78
 DEFAULT_CONFIG = Path("/etc/edge/edge.toml")
@@ -67,6 +69,10 @@ def _parser() -> argparse.ArgumentParser:
     by_hand.demand_options(_verb(verbs, "demand", _wish, "say what a car needs and when it leaves"))
     by_hand.phases_options(_verb(verbs, "phases", _wish, "charge a car on 1 or on 3 phases"))
     _verb(verbs, "safe-off", _safe_off, "tell every EVSE controller 0 A, without the daemon")
+    share = _verb(verbs, "share", _share, "share the current of a site given as JSON, without the daemon")
+    share.add_argument("--strict", action="store_true", help="fill a higher priority before the lower ones")
+    share.add_argument("--explain", action="store_true", help="say for each connector what bound it")
+    share.add_argument("--json", action="store_true", help="for programs")
     return parser
 
 
@@ -82,6 +88,10 @@ def _verb(
     # `check-config FILE` is what people type; `--config FILE` stands in the service unit.
     if name == "check-config":
         verb.add_argument("config", type=Path, metavar="FILE", help="the configuration to check")
+    elif name == "share":
+        verb.add_argument(
+            "file", type=Path, metavar="FILE", help="one instance (.json), or one a line (.jsonl)"
+        )
     elif name in _ASKS_THE_DAEMON:
         verb.add_argument(
             "--socket",
@@ -179,6 +189,21 @@ def _safe_off(options: argparse.Namespace) -> int:
     for problem in problems:
         print(problem, file=sys.stderr)
     return 1 if problems else 0
+
+
+def _share(options: argparse.Namespace) -> int:
+    from edge.planner_report import answers
+
+    code = 0
+    for answer, problems in answers(
+        options.file, strict=options.strict, explain=options.explain, as_json=options.json
+    ):
+        if answer:
+            print(answer)
+        for problem in problems:
+            print(problem, file=sys.stderr)
+            code = EX_DATAERR
+    return code
 
 
 if __name__ == "__main__":
