@@ -4,26 +4,28 @@ Called on every tick and whenever a session starts or ends. Decreases stand befo
 car may still draw after a decrease is not given away (`state.drawable_ma`).
 """
 
-from functools import lru_cache
-
+from msgspec import Struct
 from msgspec.structs import replace
 
 from edge.commands import SetOffer
-from edge.control.faults import stopping
-from edge.control.limits import add_load, loads_ma, permit, room_ma
+from edge.control import demand, turns
+from edge.control.faults import cleared, raised, stopping
+from edge.control.headroom import Headroom, capped_by, headroom
+from edge.control.limits import add_load, permit, room_for
 from edge.control.session import ENERGISED, State
-from edge.control.sharing import NOT_ADMITTED, OWN_MAXIMUM, Tree
-from edge.control.site import NO_PARENT, Outlet, Site
+from edge.control.sharing import OWN_MAXIMUM, UNFIT, Tree
+from edge.control.site import Outlet
 from edge.control.state import (
     EVSE_STALE_MS,
     METER_STALE_MS,
     SETTLE_MS,
     Connector,
+    Reason,
     Station,
     drawable_ma,
     is_fresh,
 )
-from edge.events import Phases, Pilot
+from edge.control.usage import excess_ma
 
 LEASE_MS = 3_000
 """How long a controller may hold an offer without hearing from the core: twelve ticks."""
@@ -37,156 +39,241 @@ RAISE_EVERY_MS = SETTLE_MS
 RAISE_STEP_MA = 1_000
 """Raises below 1 A are not worth a message to the car, unless they reach its maximum."""
 
+RAMP_MA = 10_000
+"""The most an offer rises at a time: 2 A a second, 14 s from 6 A to 32 A. Many cars that come back after an
+outage or a stale meter are seen by the circuit's meter before they have all of it."""
+
 OFFER_STEP_MA = 100
 """Offers are rounded down to 0.1 A, the finest step of OCPP charging profiles."""
 
-PAUSE_MS = 60_000
-"""A car that was paused is not resumed sooner: contactors wear, and some cars fall asleep when toggled."""
 
-SLOT_MS = 15 * 60_000
-"""When minimums do not fit, the order of admission moves on by one in this time, so nobody waits for ever."""
+class Wish(Struct):
+    """What sharing wants for one connector, and why not more."""
 
-ASKING = (Pilot.C, Pilot.D)
+    ma: int
+    kind: str
+    text: str
+    until_ms: int | None = None
 
 
 def allocate(station: Station) -> tuple[Station, list[SetOffer]]:
     """New offers for all connectors and the commands that carry them, decreases first."""
+    station = turns.rested(station)
     site, now = station.site, station.now_ms
-    headroom = headroom_ma(station)
+    space = headroom(station)
     drawn = [
         drawable_ma(connector, now, outlet.max_ma)
         for connector, outlet in zip(station.connectors, site.outlets, strict=True)
     ]
-    load = loads_ma(site.circuits, site.outlets, drawn)
-    wanted, bounds = _wishes(station, headroom, drawn)
+    load = [0] * len(space.room)
+    for i, ma in enumerate(drawn):
+        add_load(space.rows, load, i, ma)
+    station, wishes = _wishes(station, space, drawn)
     connectors = list(station.connectors)
     sent: list[SetOffer] = []
 
-    def settle(i: int, offer_ma: int, bound_by: str) -> None:
-        connectors[i], send = _offered(connectors[i], offer_ma, bound_by, drawn[i], now)
+    def settle(i: int, offer_ma: int, wish: Wish) -> None:
+        connectors[i], send = _offered(connectors[i], offer_ma, wish, drawn[i], now)
         if send:
             sent.append(SetOffer(site.outlets[i].number, offer_ma, now, LEASE_MS))
-        drawn_now = drawable_ma(connectors[i], now, site.outlets[i].max_ma)
-        add_load(site.circuits, load, site.outlets[i], drawn_now - drawn[i])
-        drawn[i] = drawn_now
+            drawn_now = drawable_ma(connectors[i], now, site.outlets[i].max_ma)
+            add_load(space.rows, load, i, drawn_now - drawn[i])
+            drawn[i] = drawn_now
 
     for i, connector in enumerate(station.connectors):
-        if connector.state is not State.ADOPTING and wanted[i] <= connector.offer_ma:
-            settle(i, wanted[i], bounds[i])
+        if connector.state is not State.ADOPTING and wishes[i].ma <= connector.offer_ma:
+            settle(i, wishes[i].ma, wishes[i])
     for i, connector in enumerate(station.connectors):
-        if connector.state is State.ADOPTING or wanted[i] <= connector.offer_ma:
+        wish = wishes[i]
+        if connector.state is State.ADOPTING or wish.ma <= connector.offer_ma:
             continue
-        room, room_bound = room_ma(site.circuits, headroom, load, site.outlets[i], drawn[i])
-        allowed = _permitted(station, i, min(wanted[i], room), room)
-        if allowed < wanted[i] and room < wanted[i]:
-            bounds[i] = f"{room_bound}, until others have let go"
+        room, row = room_for(space.rows, space.room, load, i, drawn[i])
+        allowed = _permitted(station, i, min(wish.ma, room), room)
+        if allowed < wish.ma and room < wish.ma:
+            wish.kind, wish.text = "release", f"{space.name(station, row)}, until others have let go"
         if allowed <= connector.offer_ma:
-            settle(i, connector.offer_ma, bounds[i])
-        elif why := _not_yet(connector, allowed, site.outlets[i], now):
+            settle(i, connector.offer_ma, wish)
+        elif why := _not_yet(station, i, allowed):
             settle(i, connector.offer_ma, why)
         else:
-            settle(i, allowed, bounds[i])
-    for i in _excess(site, headroom, connectors, drawn):
-        settle(i, 0, "internal check: offers did not fit the circuit")
+            settle(i, _ramped(connector, site.outlets[i], allowed, wish, now), wish)
+    for i in _excess(space, connectors, drawn, site.outlets):
+        settle(i, 0, Wish(0, "check", "internal check: offers did not fit the circuit"))
     return replace(station, connectors=tuple(connectors)), sent
 
 
-def _excess(site: Site, headroom: list[Phases], connectors: list[Connector], drawn: list[int]) -> list[int]:
+def _excess(
+    space: Headroom, connectors: list[Connector], drawn: list[int], outlets: tuple[Outlet, ...]
+) -> list[int]:
     """Connectors to switch off because the offers as they stand do not fit: empty unless sharing erred."""
     told = [c.offer_ma if c.state in ENERGISED else d for c, d in zip(connectors, drawn, strict=True)]
-    load = loads_ma(site.circuits, site.outlets, told)
+    load = [0] * len(space.room)
+    for i, ma in enumerate(told):
+        add_load(space.rows, load, i, ma)
+    if all(ma <= room for ma, room in zip(load, space.room, strict=True)):
+        return []
     off: list[int] = []
     for i, connector in enumerate(connectors):
         if connector.state not in ENERGISED or not connector.offer_ma:
             continue
-        room, _ = room_ma(site.circuits, headroom, load, site.outlets[i], told[i])
-        if room < connector.offer_ma and room < site.outlets[i].max_ma:
+        room, _ = room_for(space.rows, space.room, load, i, told[i])
+        if room < connector.offer_ma and room < outlets[i].max_ma:
             off.append(i)
-            add_load(site.circuits, load, site.outlets[i], -told[i])
+            add_load(space.rows, load, i, -told[i])
     return off
 
 
-def headroom_ma(station: Station) -> list[Phases]:
-    """What our connectors may draw together below each circuit, per phase; never negative.
-
-    A measured circuit gives its limit minus the load that is not ours. While its meter is stale the
-    configured fallback holds. A circuit without a meter passes on what is measured below it.
-    """
-    site, now = station.site, station.now_ms
-    background = [[0, 0, 0] for _ in site.circuits]
-    headroom: list[Phases] = [(0, 0, 0)] * len(site.circuits)
-    for c in range(len(site.circuits) - 1, -1, -1):  # children before parents
-        circuit, state = site.circuits[c], station.circuits[c]
-        limit = circuit.limit_ma
-        if circuit.meter is not None:
-            if state.background_ma is not None and is_fresh(state.meter, now, METER_STALE_MS):
-                background[c] = list(state.background_ma)
-            elif circuit.fallback_ma is not None:
-                # To those above, everything but the fallback is taken: what is not seen is not free.
-                background[c] = [max(0, circuit.limit_ma[p] - circuit.fallback_ma[p]) for p in range(3)]
-        free = [max(0, limit[p] - background[c][p]) for p in range(3)]
-        headroom[c] = (free[0], free[1], free[2])
-        if circuit.parent != NO_PARENT:
-            for p in range(3):
-                background[circuit.parent][p] += background[c][p]
-    return headroom
-
-
-def _wishes(station: Station, headroom: list[Phases], drawn: list[int]) -> tuple[list[int], list[str]]:
-    """What each connector should be offered if cars followed at once, and why not more."""
-    site = station.site
-    tree = _tree(site)
-    rows = [ma for circuit in headroom for ma in circuit]
-    least = [outlet.min_ma for outlet in site.outlets]
-    most = [0] * len(site.outlets)
+def _wishes(station: Station, space: Headroom, drawn: list[int]) -> tuple[Station, list[Wish]]:
+    """What each connector should have if all cars followed at once, and the station with its turns taken."""
+    site, tree, now = station.site, space.rows.tree, station.now_ms
+    room = list(space.room)
+    wishes = [Wish(0, "none", "") for _ in site.outlets]
     wanting: list[int] = []
-    for i, (connector, outlet) in enumerate(zip(station.connectors, site.outlets, strict=True)):
-        if connector.state in ENERGISED and _healthy(station, i) and _reachable(station, i):
-            most[i] = _most_ma(connector, outlet)
-            wanting.append(i)
-        else:  # not ours to command, or on its way out: it counts with the worst it may draw
-            circuit = outlet.circuit
-            while circuit != NO_PARENT:
-                for line in outlet.lines:
-                    rows[3 * circuit + line] -= drawn[i]
-                circuit = site.circuits[circuit].parent
-    shares, bound = tree.share(rows, least, most, _turns(station, wanting))
-    wanted = [0] * len(site.outlets)
-    bounds = [""] * len(site.outlets)
     for i, connector in enumerate(station.connectors):
-        if connector.state in ENERGISED and not _reachable(station, i):
-            # It holds what it was told last, whatever we say now; the offer stands until it is heard again.
-            wanted[i] = _permitted(station, i, connector.offer_ma, connector.offer_ma)
-            bounds[i] = "the controller does not answer"
-    for i in wanting:
-        wanted[i] = _permitted(station, i, _rounded(shares[i], site.outlets[i]), shares[i])
-        bounds[i] = _bound_text(station, i, bound[i])
-    return wanted, bounds
-
-
-def _turns(station: Station, wanting: list[int]) -> list[int]:
-    """The order of admission: oldest session first, moved on by one place per slot."""
-
-    def age(i: int) -> int:
+        if _takes_part(station, i):
+            wanting.append(i)
+        elif not (connector.turn.resting_since_ms is not None and _is_ours(station, i)):
+            # Not ours to command, or on its way out: it counts with the worst it may draw.
+            add_load(space.rows, room, i, -drawn[i])
+            if connector.state in ENERGISED:
+                wishes[i] = _held(station, i)
+    asked = turns.order(station, wanting)
+    phases = [len(lines) for lines in space.lines]
+    most = {i: _most(station, space, i) for i in asked}
+    for row, ma in enumerate(room):
+        tree.room[row] = ma
+    for place, i in enumerate(asked):
+        tree.order[place] = i
+        tree.least[i] = _least_ma(station, i, most[i].ma)
+        tree.most[i] = most[i].ma
+    for i, weight in zip(asked, demand.weights(station, asked, phases), strict=True):
         session = station.connectors[i].session
-        return session.claim.seq if session else 0
+        tree.weight[i] = weight
+        tree.priority[i] = session.tier.priority if session else 0
+    if (shares := _share(tree, asked, strict=site.sharing.strict)) is not None:
+        station = _certified(station, ok=True)
+        station = turns.taken(station, asked, [shares[i][0] > 0 for i in asked])
+        for i in asked:
+            x, bound = shares[i]
+            wishes[i] = _shared(station, space, i, x, bound, most[i])
+            wishes[i].ma = _permitted(station, i, wishes[i].ma, x)
+            add_load(space.rows, room, i, -x)
+    else:
+        station = _certified(station, ok=False)
+        for i in asked:
+            offer = station.connectors[i].offer_ma
+            wishes[i] = Wish(_permitted(station, i, offer, offer), "check", "internal check: offers are kept")
+            add_load(space.rows, room, i, -offer)
+    _leave_to_resting(station, space, room, wishes, now)
+    return station, wishes
 
-    order = sorted(wanting, key=age)
-    if not order:
-        return order
-    shift = (station.now_ms - station.started_ms) // SLOT_MS % len(order)
-    return order[shift:] + order[:shift]
+
+def _share(tree: Tree, asked: list[int], *, strict: bool) -> dict[int, tuple[int, int]] | None:
+    """Share current and the row that bound it, for each connector; None without a certificate.
+
+    Classes are filled along an order by class. Where a protected turn stands before a higher class, admission goes
+    by turns first, and those who are on are then filled by class.
+    """
+    by_class = sorted(asked, key=lambda i: -tree.priority[i]) if strict else asked
+    if not tree.share(len(asked), by_class == asked and strict):
+        return None
+    shares = {i: (tree.x[i], tree.bound[i]) for i in asked}
+    if by_class != asked:
+        on = [i for i in by_class if shares[i][0]]
+        for place, i in enumerate(on):
+            tree.order[place] = i
+        if not tree.share(len(on), strict):
+            return None
+        shares |= {i: (tree.x[i], tree.bound[i]) for i in on}
+    return shares
 
 
-def _most_ma(connector: Connector, outlet: Outlet) -> int:
-    """The most this car can use; one that does not ask keeps its minimum, so that it may ask at any time."""
-    most = outlet.max_ma
-    if connector.evse is not None:
-        if connector.evse.cable_ma is not None:
-            most = min(most, connector.evse.cable_ma)
-        if connector.evse.pilot not in ASKING:
-            most = min(most, outlet.min_ma)
+def _takes_part(station: Station, i: int) -> bool:
+    """Whether sharing decides on this connector now."""
+    connector = station.connectors[i]
+    return (
+        _is_ours(station, i)
+        and connector.turn.resting_since_ms is None
+        and connector.phases_wanted is None
+        and not excess_ma(connector, station.now_ms)
+    )
+
+
+def _is_ours(station: Station, i: int) -> bool:
+    return station.connectors[i].state in ENERGISED and _healthy(station, i) and _reachable(station, i)
+
+
+def _held(station: Station, i: int) -> Wish:
+    """A connector in a session that sharing does not decide on: what it has stays, at most."""
+    connector = station.connectors[i]
+    if connector.phases_wanted is not None and _reachable(station, i):
+        return Wish(0, "phases", f"pause to switch to {connector.phases_wanted} phase(s)")
+    wish = Wish(connector.offer_ma, "overdraw", "takes more than offered; the others are charged for it")
+    if not _reachable(station, i):
+        # It holds what it was told last, whatever we say now; the offer stands until it is heard again.
+        wish = Wish(connector.offer_ma, "evse_silent", "the controller does not answer")
+    wish.ma = _permitted(station, i, wish.ma, wish.ma)
+    return wish
+
+
+def _leave_to_resting(
+    station: Station, space: Headroom, room: list[int], wishes: list[Wish], now: int
+) -> None:
+    """Cars that do not ask keep their minimum where it fits beside all shares, so that they may ask at any time."""
+    slot_ms = station.site.sharing.slot_ms
+    for i, connector in enumerate(station.connectors):
+        since_ms = connector.turn.resting_since_ms
+        if since_ms is None or connector.phases_wanted is not None or not _is_ours(station, i):
+            continue
+        least = station.site.outlets[i].min_ma
+        if _most(station, space, i).ma >= least and all(
+            room[r] >= times * least for r, times in space.rows.of[i]
+        ):
+            wishes[i] = Wish(_permitted(station, i, least, least), "not_asking", "the car does not ask")
+            add_load(space.rows, room, i, -least)
+        else:
+            text = "the car does not ask, and others use the current"
+            wishes[i] = Wish(0, "not_asking", text, max(now, since_ms + slot_ms))
+
+
+def _shared(station: Station, space: Headroom, i: int, x: int, bound: int, most: Wish) -> Wish:  # noqa: PLR0913 - a share and all that explains it
+    """The share `x` of connector `i`, rounded to what is passed on, with its reason."""
+    if bound == UNFIT:
+        return Wish(0, most.kind, most.text, most.until_ms)
+    if x == 0:
+        text = f"waiting for its turn: the minimum does not fit {space.name(station, bound)}"
+        return Wish(0, "turn", text, turns.next_turn_ms(station, i))
+    least = station.site.outlets[i].min_ma
+    offer = max(least, x // OFFER_STEP_MA * OFFER_STEP_MA)
+    if bound == OWN_MAXIMUM:
+        return Wish(offer, most.kind, most.text, most.until_ms)
+    holder = space.by.get(bound)
+    kind, until_ms = ("circuit", None) if holder is None else ("signal", holder.until_ms)
+    return Wish(offer, kind, space.name(station, bound), until_ms)
+
+
+def _most(station: Station, space: Headroom, i: int) -> Wish:
+    """The most this car can use, and what says so; one that does not ask keeps its minimum."""
+    connector, outlet = station.connectors[i], station.site.outlets[i]
+    most = Wish(outlet.max_ma, "maximum", "own maximum")
+    look = connector.evse
+    if look is not None and look.cable_ma is not None and look.cable_ma < most.ma:
+        most = Wish(look.cable_ma, "cable", "cable")
+    if (cap_ma := connector.use.cap_ma) is not None and cap_ma < most.ma:
+        most = Wish(cap_ma, "unused", "the car does not use more")
+    if space.caps and (cap := capped_by(space, i)) is not None and cap[0] < most.ma:
+        most = Wish(cap[0], "signal", cap[1].text(station.site), cap[1].until_ms)
+    if look is not None and connector.asking_since_ms is None and outlet.min_ma < most.ma:
+        most = Wish(outlet.min_ma, "not_asking", "the car does not ask")
     return most
+
+
+def _least_ma(station: Station, i: int, most_ma: int) -> int:
+    """The least this connector may be given: its own minimum, or what its driver asked for if that can be had."""
+    least, session = station.site.outlets[i].min_ma, station.connectors[i].session
+    if session is not None and session.demand is not None and session.demand.min_ma > least:
+        return max(least, min(session.demand.min_ma, most_ma))
+    return least
 
 
 def _permitted(station: Station, i: int, wanted_ma: int, room: int) -> int:
@@ -203,93 +290,88 @@ def _permitted(station: Station, i: int, wanted_ma: int, room: int) -> int:
 
 def _healthy(station: Station, i: int) -> bool:
     connector = station.connectors[i]
-    return not station.stopping and stopping(connector.faults) is None
+    return not station.stopping and (not connector.faults or stopping(connector.faults) is None)
 
 
 def _reachable(station: Station, i: int) -> bool:
     return is_fresh(station.connectors[i].evse, station.now_ms, EVSE_STALE_MS)
 
 
-def _not_yet(connector: Connector, allowed_ma: int, outlet: Outlet, now: int) -> str | None:
-    """Why a raise has to wait, in words."""
-    if not is_fresh(connector.meter, now, METER_STALE_MS):
-        return "nothing is raised while the meter is silent"
-    paused = connector.offer_ma == 0 and connector.lowered_ms > connector.since_ms
-    if paused:
-        return (
-            f"paused until {PAUSE_MS // 1000} s have passed"
-            if now - connector.lowered_ms < PAUSE_MS
-            else None
+def _certified(station: Station, *, ok: bool) -> Station:
+    """Without a certificate the offers stay as they were, at most; that is a defect of ours and a fault."""
+    faults = station.faults
+    if ok:
+        faults = cleared(faults, "sharing_failed") if faults else faults
+    else:
+        faults = raised(
+            faults, "sharing_failed", station.now_ms, "an answer of sharing was refused by its check"
         )
+    return station if faults is station.faults else replace(station, faults=faults)
+
+
+def _not_yet(station: Station, i: int, allowed_ma: int) -> Wish | None:
+    """Why a raise has to wait; None when it may be made now."""
+    connector, outlet, now = station.connectors[i], station.site.outlets[i], station.now_ms
+    if not is_fresh(connector.meter, now, METER_STALE_MS):
+        return Wish(0, "meter_silent", "nothing is raised while the meter is silent")
     if connector.offer_ma == 0:
+        paused_ms = connector.turn.paused_ms
+        if paused_ms is not None and now - paused_ms < station.site.sharing.min_off_ms:
+            until_ms = paused_ms + station.site.sharing.min_off_ms
+            return Wish(0, "pause", "paused, and not to be switched on again at once", until_ms)
         return None
     if connector.asking_since_ms is not None and connector.offered_ms < connector.asking_since_ms:
         return None  # it was offered the minimum until it asked; there is nothing to settle
     if now - connector.offered_ms < RAISE_EVERY_MS:
-        return "rising slowly"
-    small = allowed_ma - connector.offer_ma < RAISE_STEP_MA and allowed_ma < outlet.max_ma
-    return "steps below 1 A are not passed on" if small else None
+        return Wish(0, "ramp", "rising slowly", connector.offered_ms + RAISE_EVERY_MS)
+    if allowed_ma - connector.offer_ma < RAISE_STEP_MA and allowed_ma < outlet.max_ma:
+        return Wish(0, "step", "steps below 1 A are not passed on")
+    return None
+
+
+def _ramped(connector: Connector, outlet: Outlet, allowed_ma: int, wish: Wish, now: int) -> int:
+    """The next step on the way up."""
+    step_ma = max(outlet.min_ma, connector.offer_ma + RAMP_MA)
+    if allowed_ma > step_ma:
+        wish.kind, wish.text, wish.until_ms = "ramp", "rising slowly", now + RAISE_EVERY_MS
+        return step_ma
+    return allowed_ma
 
 
 def _offered(
-    connector: Connector, offer_ma: int, bound_by: str, drawn_ma: int, now: int
+    connector: Connector, offer_ma: int, wish: Wish, drawn_ma: int, now: int
 ) -> tuple[Connector, bool]:
     """The connector after this offer, and whether a command has to leave."""
+    why = connector.why
+    if (wish.kind, wish.text, wish.until_ms) != (why.kind, why.text, why.until_ms):
+        same = (wish.kind, wish.text) == (why.kind, why.text)
+        why = Reason(wish.kind, wish.text, why.since_ms if same else now, wish.until_ms)
     first = connector.sent_ms == 0 and connector.evse is not None
     if offer_ma != connector.offer_ma or first:
         held = connector.offer_ma if connector.sent_ms else _unknown_ma(connector)
         lowered = offer_ma < held
-        # What it may draw at this moment, it may go on drawing for a while; no more than that.
-        hold = max(held, drawn_ma) if lowered else offer_ma
+        turn = connector.turn
+        if offer_ma == 0 and connector.state in ENERGISED and connector.asking_since_ms is not None:
+            turn = replace(turn, paused_ms=now)
+        elif offer_ma and turn.paused_ms is not None:
+            turn = replace(turn, paused_ms=None)
         after = replace(
             connector,
             offer_ma=offer_ma,
-            bound_by=bound_by,
+            why=why,
+            turn=turn,
             offered_ms=now,
             sent_ms=now,
-            hold_ma=hold,
+            # What it may draw at this moment, it may go on drawing for a while; no more than that.
+            hold_ma=max(held, drawn_ma) if lowered else offer_ma,
             lowered_ms=now if lowered else connector.lowered_ms,
         )
         return after, True
     if offer_ma and now - connector.sent_ms >= RENEW_MS:
-        return replace(connector, bound_by=bound_by, sent_ms=now), True
-    if bound_by != connector.bound_by:
-        return replace(connector, bound_by=bound_by), False
-    return connector, False
+        return replace(connector, why=why, sent_ms=now), True
+    return (connector, False) if why is connector.why else (replace(connector, why=why), False)
 
 
 def _unknown_ma(connector: Connector) -> int:
     """What a controller held before we ever spoke to it."""
     return connector.evse.offer_ma if connector.evse is not None else 0
-
-
-def _rounded(share_ma: int, outlet: Outlet) -> int:
-    if share_ma == 0:
-        return 0
-    return max(outlet.min_ma, share_ma // OFFER_STEP_MA * OFFER_STEP_MA)
-
-
-def _bound_text(station: Station, i: int, bound: int) -> str:
-    if bound == NOT_ADMITTED:
-        return "waiting for its turn: the minimum does not fit"
-    if bound == OWN_MAXIMUM:
-        connector, outlet = station.connectors[i], station.site.outlets[i]
-        if connector.evse is not None and connector.evse.pilot not in ASKING:
-            return "the car does not ask"
-        if _most_ma(connector, outlet) < outlet.max_ma:
-            return "cable"
-        return "own maximum"
-    return f"circuit {station.site.circuits[bound // 3].id} L{bound % 3 + 1}"
-
-
-@lru_cache(maxsize=8)
-def _built(parents: tuple[int, ...], circuit_of: tuple[int, ...], lines: tuple[int, ...]) -> Tree:
-    return Tree(parents, circuit_of, lines)
-
-
-def _tree(site: Site) -> Tree:
-    return _built(
-        tuple(circuit.parent for circuit in site.circuits),
-        tuple(outlet.circuit for outlet in site.outlets),
-        tuple(sum(1 << line for line in outlet.lines) for outlet in site.outlets),
-    )

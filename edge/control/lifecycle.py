@@ -9,8 +9,10 @@ from edge.commands import Record
 from edge.control.faults import stopping
 from edge.control.session import State, Trigger
 from edge.control.site import Card
-from edge.control.state import EVSE_STALE_MS, METER_STALE_MS, Session, is_fresh, unix_ms
+from edge.control.state import EVSE_STALE_MS, METER_STALE_MS, Session, Turning, is_fresh, unix_ms
+from edge.control.phases import switch
 from edge.control.turn import Turn
+from edge.control.usage import with_use
 from edge.control.watch import judge_draw, register_trusted
 from edge.events import Credential, Pilot
 from edge.payments import claim as claims
@@ -52,7 +54,8 @@ def begin(turn: Turn, i: int, card: Card, credential: Credential) -> None:
         clock=turn.station.clock,
     )
     turn.station = replace(turn.station, next_seq=seq + 1)
-    turn.put(i, replace(turn.at(i), session=Session(claim, credential.id, checkpoint_ms=turn.now)))
+    session = Session(claim, credential.id, card.tier, checkpoint_ms=turn.now)
+    turn.put(i, replace(turn.at(i), session=session, turn=Turning()))
     turn.trigger(i, Trigger.AUTHORISED)
     turn.announce("card_accepted", f"card {credential.masked} accepted: {price_text(claim.tariff)}", i)
     turn.commands.append(Record(claim))
@@ -191,6 +194,9 @@ def finish(turn: Turn, i: int) -> None:
 def pass_time(turn: Turn, i: int) -> None:
     """What is due at this connector because time passed."""
     judge_draw(turn, i)
+    turn.put(i, with_use(turn.at(i), turn.outlet(i), turn.station.site.sharing, turn.now))
+    if turn.at(i).phases_wanted is not None:
+        switch(turn, i)
     connector = turn.at(i)
     session = connector.session
     if session is None:

@@ -1,36 +1,31 @@
 """The last word. Every offer passes `permit`, which can only make it safer: lower it or refuse it.
 
 Small and dumb on purpose. It does not trust what sharing worked out: it looks at the room that the other
-connectors, at the worst they may draw this moment, leave in every circuit above.
+connectors, at the worst they may draw this moment, leave in every row.
 """
 
-from collections.abc import Sequence
-
-from edge.control.site import NO_PARENT, Circuit, Outlet
-from edge.events import Phases
+from edge.control.rows import Rows
+from edge.control.site import Outlet
 
 
-def room_ma(
-    circuits: Sequence[Circuit],
-    headroom_ma: Sequence[Phases],
-    load_ma: Sequence[Sequence[int]],
-    outlet: Outlet,
-    own_ma: int,
-) -> tuple[int, str]:
-    """What one connector may draw per phase beside all others, and the circuit and phase that bound it.
+def room_for(rows: Rows, room: list[int], load: list[int], i: int, own_ma: int) -> tuple[int, int]:
+    """What connector i may draw per phase beside all others, and the row that bounds it.
 
-    `headroom_ma[c]` is what our connectors below circuit c may take together, `load_ma[c]` the worst they
-    may draw now (see `loads_ma`), `own_ma` this connector's part of that. No room is 0, never negative.
+    `room` and `load` are per row in mA, `own_ma` is what connector i is in `load` with. Never negative.
     """
-    best_ma, bound_by = outlet.max_ma, "own maximum"
-    circuit = outlet.circuit
-    while circuit != NO_PARENT:
-        for line in outlet.lines:
-            ma = headroom_ma[circuit][line] - load_ma[circuit][line] + own_ma
-            if ma < best_ma:
-                best_ma, bound_by = ma, f"circuit {circuits[circuit].id} L{line + 1}"
-        circuit = circuits[circuit].parent
-    return max(0, best_ma), bound_by
+    best_ma, tightest = -1, -1
+    for row, times in rows.of[i]:
+        ma = (room[row] - load[row]) // times + own_ma
+        if tightest < 0 or ma < best_ma:
+            best_ma, tightest = ma, row
+    return max(0, best_ma), tightest
+
+
+def add_load(rows: Rows, load: list[int], i: int, ma: int) -> None:
+    """Add `ma` per phase of connector i to all its rows; negative takes away."""
+    if ma:
+        for row, times in rows.of[i]:
+            load[row] += times * ma
 
 
 def permit(
@@ -47,22 +42,3 @@ def permit(
     if cable_ma is not None:
         allowed_ma = min(allowed_ma, cable_ma)
     return allowed_ma if allowed_ma >= outlet.min_ma else 0
-
-
-def loads_ma(
-    circuits: Sequence[Circuit], outlets: Sequence[Outlet], drawn_ma: Sequence[int]
-) -> list[list[int]]:
-    """Per circuit, the sum over all connectors below it on L1, L2, L3."""
-    sums = [[0, 0, 0] for _ in circuits]
-    for outlet, ma in zip(outlets, drawn_ma, strict=True):
-        add_load(circuits, sums, outlet, ma)
-    return sums
-
-
-def add_load(circuits: Sequence[Circuit], sums: list[list[int]], outlet: Outlet, ma: int) -> None:
-    """Add `ma` on each of the connector's lines to its circuit and all above; negative takes away."""
-    circuit = outlet.circuit
-    while circuit != NO_PARENT:
-        for line in outlet.lines:
-            sums[circuit][line] += ma
-        circuit = circuits[circuit].parent

@@ -68,6 +68,15 @@ class Cap(Struct, frozen=True):
     current_ma: Phases | None = None
     power_mw: int | None = None
 
+    def text(self) -> str:
+        """The limit in words, as a technician says it."""
+        said = []
+        if self.current_ma is not None:
+            said.append("/".join(f"{ma // 1000}.{ma % 1000 // 100}" for ma in self.current_ma) + " A")
+        if self.power_mw is not None:
+            said.append(f"{self.power_mw // 1_000_000}.{self.power_mw % 1_000_000 // 100_000} kW")
+        return " and ".join(said) or "no limit"
+
 
 class SignalKind(StrEnum):
     """What a signal means beyond its numbers."""

@@ -4,8 +4,8 @@ from msgspec import Struct
 
 from edge.control.faults import Fault
 from edge.control.session import State
-from edge.control.site import Card, Site
-from edge.events import Credential, EvseRead, MeterRead, Phases
+from edge.control.site import Cap, Card, Site, Tier
+from edge.events import Credential, EvseRead, MeterRead, Phases, Pilot
 from edge.records import Claim, ClockQuality, StopReason
 
 METER_STALE_MS = 5_000
@@ -19,17 +19,67 @@ SETTLE_MS = 5_000
 """IEC 61851-1:2017 Annex A: a car follows a new duty cycle within 5 s."""
 
 
+ASKING = (Pilot.C, Pilot.D)
+"""The car asks for current."""
+
+
+class Reason(Struct, frozen=True):
+    """Why a connector has its current and not more.
+
+    `kind` is a stable word a program can match: none, maximum, cable, unused, signal, circuit, turn, pause, ramp,
+    step, release, phases, not_asking, overdraw, meter_silent, evse_silent, check.
+    """
+
+    kind: str
+    text: str
+    since_ms: int = 0
+    until_ms: int | None = None  # when it is looked at again or ends by itself, if that is known
+
+
+class Demand(Struct, frozen=True):
+    """What the driver asked for (`events.DemandStated`), and what he was answered at that moment."""
+
+    energy_wh: int  # needed from `stated_wh` on
+    departs_ms: int
+    min_ma: int
+    stated_wh: int  # the claim's register when it was stated
+    feasible: bool = True
+    answer: str = ""
+
+
 class Session(Struct, frozen=True):
     """What one authorisation started; lives from the card to the closed claim."""
 
     claim: Claim
     card: str  # canonical id of the card that may stop it; "" after a restart, when only the mask is known
+    tier: Tier = Tier()
+    demand: Demand | None = None
     resumable: bool = False  # adopted after an absence short enough that it is surely the same car
     reason: StopReason | None = None  # set when it is being stopped
     stopped_ms: int = 0  # when the offer was withdrawn
     opened_ms: int | None = None  # first look that showed the contactor open after that
     retry_ms: int | None = None  # when to try the journal again
     checkpoint_ms: int = 0
+
+
+class Turning(Struct, frozen=True):
+    """Where a connector stands in the turns (`turns`): on, waiting, resting, or none of these."""
+
+    on_since_ms: int | None = None  # admitted since
+    slot: int = 0  # while on: the slot for which it has its place
+    waiting_since_ms: int | None = None
+    due_slot: int = 0  # while waiting: the slot in which its turn comes at the latest
+    resting_since_ms: int | None = None  # did not ask for so long that others may have its current
+    paused_ms: int | None = None  # when a car that asked was last put to 0
+
+
+class Use(Struct, frozen=True):
+    """What a car makes of its offer (`usage`)."""
+
+    cap_ma: int | None = None  # it was seen to use no more; None: it may use all it is offered
+    under_since_ms: int | None = None
+    phases_since_ms: int | None = None  # the same phases seen in use since
+    phases_seen: tuple[int, ...] = ()
 
 
 class Connector(Struct, frozen=True):
@@ -48,7 +98,16 @@ class Connector(Struct, frozen=True):
     hold_ma: int = 0  # the offer before the last decrease
     lowered_ms: int = 0
     asking_since_ms: int | None = None  # pilot C or D without a break since
-    bound_by: str = ""  # why the offer is not higher, in words
+    asked_ms: int = 0  # when it last did
+    why: Reason = Reason("none", "")  # why the offer is not higher
+    turn: Turning = Turning()
+    use: Use = Use()
+    used: tuple[int, ...] | None = (
+        None  # phases of the car (0 = its L1) its meter showed it uses; None: not known
+    )
+    phases_wanted: int | None = None  # 1 or 3 while it is being switched
+    phases_since_ms: int = 0  # when that was asked for
+    phases_sent_ms: int = 0
     overdraw_since_ms: int | None = None
     mismatches: int = 0
     faults: tuple[Fault, ...] = ()
@@ -65,6 +124,26 @@ class CircuitState(Struct, frozen=True):
     unmatched: MeterRead | None = None
     background_ma: Phases | None = None  # None: not known yet
     faults: tuple[Fault, ...] = ()
+
+
+class Heard(Struct, frozen=True):
+    """A limit that somebody signalled; of `circuit` and `connector` (indices into the site) one is None."""
+
+    source: str
+    circuit: int | None
+    connector: int | None
+    cap: Cap
+    since_ms: int
+    until_ms: int
+
+
+class Sun(Struct, frozen=True):
+    """How a solar signal stands: `power_mw` is what its connectors may take together now."""
+
+    power_mw: int | None = None  # None: nothing known, the fallback holds
+    running: bool = False
+    changed_since_ms: int | None = None  # since when the surplus says the opposite of `running`
+    worked_out_ms: int | None = None
 
 
 class WaitingCard(Struct, frozen=True):
@@ -92,6 +171,8 @@ class Station(Struct, frozen=True):
     waiting: WaitingCard | None = None
     orphans: tuple[Claim, ...] = ()  # closed at the start for want of a connector, and not on record yet
     orphans_sent_ms: int = 0
+    heard: tuple[Heard, ...] = ()
+    suns: tuple[Sun, ...] = ()  # one for each solar signal of the site, in their order
     online: bool = False
     stopping: bool = False
     faults: tuple[Fault, ...] = ()

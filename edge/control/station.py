@@ -11,14 +11,19 @@ from msgspec.structs import replace
 
 from edge.commands import Command, Record
 from edge.control import authorize
+from edge.control.demand import answered
+from edge.control.headroom import headroom
+from edge.control.phases import request
 from edge.control.background import circuit_read, matched
 from edge.control.faults import cleared, raised
 from edge.control.lifecycle import RETRY_RECORD_MS, begin, finish, pass_time, record_failed, recorded, stop
 from edge.control.session import OCCUPIED, State, Trigger
-from edge.control.site import Site
+from edge.control.signals import expired, follow_sun, hear, holding
+from edge.control.site import Site, Tier
 from edge.control.state import (
     CircuitState,
     Connector,
+    Demand,
     Session,
     Station,
     WaitingCard,
@@ -31,12 +36,15 @@ from edge.events import (
     CardUnreadable,
     ClaimAnswered,
     Credential,
+    DemandStated,
     DeviceFound,
     DeviceLost,
     Event,
     EvseRead,
     FaultClearRequested,
+    LimitSignalled,
     MeterRead,
+    PhasesRequested,
     Pilot,
     Recorded,
     RecordFailed,
@@ -82,7 +90,8 @@ def start(
             unix = orphan.opened_unix_ms
             orphans.append(claims.close(orphan, orphan.last_wh, StopReason.POWER_LOSS, unix))
             continue
-        session = Session(claim=claim, card="", resumable=resumable and claim.reason is None)
+        tier = next((card.tier for card in site.cards.values() if card.contract == claim.contract), Tier())
+        session = Session(claim=claim, card="", tier=tier, resumable=resumable and claim.reason is None)
         connectors[i] = replace(connectors[i], state=State.ADOPTING, session=session)
     station = Station(
         site=site,
@@ -132,6 +141,12 @@ def step(  # noqa: C901, PLR0912 - one arm per event, nothing else
             _device_lost(turn, device, reason)
         case FaultClearRequested(connector=number):
             _clear_latched(turn, number)
+        case DemandStated():
+            _demand_stated(turn, event)
+        case LimitSignalled():
+            _limit_signalled(turn, event)
+        case PhasesRequested():
+            request(turn, event)
         case StopRequested():
             _shut_down(turn)
         case _:
@@ -154,6 +169,7 @@ def _tick(turn: Turn, event: Tick) -> None:
     if turn.station.orphans and turn.now - turn.station.orphans_sent_ms >= RETRY_RECORD_MS:
         turn.station = replace(turn.station, orphans_sent_ms=turn.now)
         turn.commands += [Record(orphan) for orphan in turn.station.orphans]
+    turn.station = follow_sun(expired(turn.station))
     judge_ages(turn)
     for i in range(len(turn.station.connectors)):
         pass_time(turn, i)
@@ -246,6 +262,8 @@ def _evse_read(turn: Turn, event: EvseRead) -> None:
             stop(turn, i, session_reason(turn, i))
         was = turn.at(i).state
         turn.trigger(i, Trigger.SEEN_EMPTY)
+        if turn.at(i).used is not None or turn.at(i).phases_wanted is not None:
+            turn.put(i, replace(turn.at(i), used=None, phases_wanted=None))  # the next car is another one
         if was in (State.PLUGGED, State.FINISHED):
             turn.announce("unplugged", "the car is gone; the connector is free", i)
     elif event.pilot in (Pilot.B, Pilot.C, Pilot.D):
@@ -298,6 +316,41 @@ def _use_waiting_card(turn: Turn, i: int) -> None:
         begin(turn, i, waiting.card, waiting.credential)
     else:
         turn.announce("card_refused", f"card {waiting.credential.masked}: {problem}", i)
+
+
+def _demand_stated(turn: Turn, event: DemandStated) -> None:
+    """Take a wish and answer it as things stand; it changes weights, never a limit."""
+    i = next((k for k, o in enumerate(turn.station.site.outlets) if o.number == event.connector), None)
+    session = turn.at(i).session if i is not None else None
+    if i is None or session is None or turn.at(i).state not in (State.STARTING, State.CHARGING):
+        turn.announce("demand_refused", f"there is no session at connector {event.connector} to ask for", i)
+        return
+    if event.energy_wh < 0 or event.departs_in_ms <= 0 or event.min_ma < 0:
+        turn.announce("demand_refused", "a wish below zero, or for a time that is over", i)
+        return
+    departs_ms = turn.now + event.departs_in_ms
+    wish = Demand(event.energy_wh, departs_ms, event.min_ma, session.claim.last_wh)
+    space = headroom(turn.station)
+    answer = answered(turn.station, space.rows, space.room, i, wish)
+    turn.put(i, replace(turn.at(i), session=replace(session, demand=answer)))
+    turn.announce("demand_answered", answer.answer, i)
+    turn.allocate()
+
+
+def _limit_signalled(turn: Turn, event: LimitSignalled) -> None:
+    """A decrease takes effect now, not at the next tick."""
+    heard = hear(turn.station, event)
+    if isinstance(heard, str):
+        turn.announce("limit_refused", heard)
+        return
+    before = {limit.text(turn.station.site): limit.cap for limit in holding(turn.station)}
+    turn.station = heard
+    for limit in holding(turn.station):
+        text = limit.text(turn.station.site)
+        if before.get(text) != limit.cap:
+            i = limit.connector
+            turn.announce("limit_changed", f"{text}: {limit.cap.text()}", i)
+    turn.allocate()
 
 
 def _clear_latched(turn: Turn, number: int) -> None:

@@ -4,10 +4,10 @@ from typing import Literal
 
 from msgspec import Struct
 
-from edge.control.allocation import ASKING
 from edge.control.faults import Fault, FaultClass, stopping
 from edge.control.session import State
-from edge.control.state import EVSE_STALE_MS, METER_STALE_MS, Connector, Station, is_fresh
+from edge.control.signals import Holding, holding
+from edge.control.state import ASKING, EVSE_STALE_MS, METER_STALE_MS, Connector, Station, is_fresh
 from edge.payments.tariff import price, price_text
 
 Availability = Literal[
@@ -46,6 +46,12 @@ class ConnectorView(Struct, frozen=True):
     pilot: str | None
     offered_ma: int
     why: str  # what keeps the offer from being higher
+    why_kind: str  # the same as a stable word, see control.state.Reason
+    why_since_ms: int
+    why_until_ms: int | None  # when its turn comes or the limit ends, if that is known
+    demand: str | None  # what the driver was answered to his wish
+    weight_percent: int | None  # what his subscription counts
+    used_phases: int | None  # on how many phases the car charges, once it has shown that
     current_ma: tuple[int, int, int] | None
     power_w: int | None
     register_wh: int | None
@@ -70,6 +76,15 @@ class CircuitView(Struct, frozen=True):
     faults: tuple[FaultView, ...]
 
 
+class LimitView(Struct, frozen=True):
+    """A limit that holds because somebody signalled it, or because its source is silent."""
+
+    text: str
+    current_ma: tuple[int, int, int] | None
+    power_mw: int | None
+    until_ms: int | None
+
+
 class StationView(Struct, frozen=True):
     """The whole answer to `status`."""
 
@@ -80,6 +95,7 @@ class StationView(Struct, frozen=True):
     price: str
     connectors: tuple[ConnectorView, ...]
     circuits: tuple[CircuitView, ...]
+    limits: tuple[LimitView, ...]
     faults: tuple[FaultView, ...]
 
 
@@ -104,8 +120,16 @@ def view(station: Station) -> StationView:
         price=price_text(station.site.tariff),
         connectors=tuple(connector_view(station, i) for i in range(len(station.connectors))),
         circuits=circuits,
+        limits=tuple(_limit(station, limit) for limit in holding(station)),
         faults=_faults(station.faults),
     )
+
+
+def _limit(station: Station, limit: Holding) -> LimitView:
+    text = limit.text(station.site)
+    if limit.connector is not None:
+        text = text.replace("this connector", f"connector {station.site.outlets[limit.connector].number}")
+    return LimitView(text, limit.cap.current_ma, limit.cap.power_mw, limit.until_ms)
 
 
 def connector_view(station: Station, i: int) -> ConnectorView:
@@ -122,7 +146,13 @@ def connector_view(station: Station, i: int) -> ConnectorView:
         since_ms=connector.since_ms,
         pilot=look.pilot if look else None,
         offered_ma=connector.offer_ma,
-        why=connector.bound_by,
+        why=connector.why.text,
+        why_kind=connector.why.kind,
+        why_since_ms=connector.why.since_ms,
+        why_until_ms=connector.why.until_ms,
+        demand=session.demand.answer if session and session.demand else None,
+        weight_percent=session.tier.weight_percent if session else None,
+        used_phases=len(connector.used) if connector.used is not None else None,
         current_ma=meter.current_ma if meter else None,
         power_w=meter.power_mw // 1000 if meter else None,
         register_wh=meter.energy_wh if meter else None,

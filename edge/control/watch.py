@@ -5,11 +5,11 @@ What is found wrong becomes a fault of the connector or circuit concerned; nothi
 
 from msgspec.structs import replace
 
-from edge.control.allocation import ASKING
 from edge.control.faults import CATALOGUE, raised
 from edge.control.session import State
-from edge.control.state import EVSE_STALE_MS, METER_STALE_MS, is_fresh
+from edge.control.state import ASKING, EVSE_STALE_MS, METER_STALE_MS, is_fresh
 from edge.control.turn import Turn
+from edge.control.usage import excess_ma
 from edge.events import EvseRead, Pilot
 from edge.payments import claim as claims
 
@@ -62,19 +62,18 @@ def judge_draw(turn: Turn, i: int) -> None:
     if connector.meter is None or not is_fresh(connector.meter, turn.now, METER_STALE_MS):
         return
     drawn_ma = max(connector.meter.current_ma)
-    settled = turn.now - connector.lowered_ms > OVERDRAW_MS and connector.sent_ms > 0
-    # A car can only obey what its controller has passed on, which is what was read back.
-    told_ma = max(connector.offer_ma, connector.evse.offer_ma if connector.evse else 0)
-    tolerated_ma = told_ma + max(1_000, told_ma // 10)
-    if connector.offer_ma == 0 and settled and drawn_ma > UNBILLED_MA:
-        told = is_fresh(connector.evse, turn.now, EVSE_STALE_MS) and told_ma == 0
-        if told and connector.state is not State.STOPPING:
+    if connector.offer_ma == 0:
+        settled = turn.now - connector.lowered_ms > OVERDRAW_MS and connector.sent_ms > 0
+        told = (
+            is_fresh(connector.evse, turn.now, EVSE_STALE_MS) and not (connector.evse or connector).offer_ma
+        )
+        if settled and drawn_ma > UNBILLED_MA and told and connector.state is not State.STOPPING:
             turn.raise_fault(i, "unbilled_current", f"{drawn_ma} mA flow although nothing is offered")
-    elif connector.offer_ma and drawn_ma > tolerated_ma:
+    elif excess_ma(connector, turn.now):
         since = connector.overdraw_since_ms if connector.overdraw_since_ms is not None else turn.now
         if since != connector.overdraw_since_ms:
             turn.put(i, replace(connector, overdraw_since_ms=since))
-        if turn.now - since >= OVERDRAW_MS and settled:
+        if turn.now - since >= OVERDRAW_MS:
             turn.raise_fault(i, "overdraw", f"car draws {drawn_ma} mA of {connector.offer_ma} mA offered")
     elif connector.overdraw_since_ms is not None:
         turn.put(i, replace(connector, overdraw_since_ms=None))
@@ -134,8 +133,9 @@ def judge_look(turn: Turn, i: int, event: EvseRead) -> None:
 
 def store_look(turn: Turn, i: int, event: EvseRead) -> None:
     """Keep the look; count read-backs above the offer and note when the contactor opened."""
-    connector = replace(turn.at(i), evse=event)
     asking = event.pilot in ASKING
+    connector = turn.at(i)
+    connector = replace(connector, evse=event, asked_ms=event.asked_ms if asking else connector.asked_ms)
     if asking != (connector.asking_since_ms is not None):
         connector = replace(connector, asking_since_ms=turn.now if asking else None)
     told_long_ago = connector.sent_ms and event.asked_ms - connector.offered_ms > READBACK_GRACE_MS

@@ -6,8 +6,8 @@ Nothing here imports a hand. Time moves only by `pass_time`; meters and controll
 from collections.abc import Callable
 from decimal import Decimal
 
-from edge.commands import Announce, Command, Record, SetOffer
-from edge.control.site import NO_PARENT, Card, Circuit, Outlet, ReaderSite, Site
+from edge.commands import Announce, Command, Record, SetOffer, SetPhases
+from edge.control.site import NO_PARENT, Card, Circuit, Outlet, ReaderSite, Sharing, Signal, Site, Tier
 from edge.control.state import Connector, Station
 from edge.control.station import CARD_QUIET_MS, start, step
 from edge.events import (
@@ -33,8 +33,15 @@ START_WH = 1_000_000
 UNIX_MS = 1_800_000_000_000
 
 
-def site(
-    connectors: int = 2, limit_ma: int = 32_000, *, lines: tuple[int, ...] = (0, 1, 2), measured: bool = True
+def site(  # noqa: PLR0913 - a station has that many sides
+    connectors: int = 2,
+    limit_ma: int = 32_000,
+    *,
+    lines: tuple[int, ...] = (0, 1, 2),
+    measured: bool = True,
+    sharing: Sharing = Sharing(),
+    signals: tuple[Signal, ...] = (),
+    unbalance_ma: int | None = None,
 ) -> Site:
     """Return a measured root circuit and connectors 1.. on it, all served by one reader."""
     root = Circuit(
@@ -43,13 +50,19 @@ def site(
         limit_ma=(limit_ma, limit_ma, limit_ma),
         meter="site" if measured else None,
         fallback_ma=(limit_ma // 2,) * 3 if measured else None,
+        unbalance_ma=unbalance_ma,
     )
     outlets = tuple(
         Outlet(n, 0, lines, 6_000, 32_000, f"m{n}", ventilated=False) for n in range(1, connectors + 1)
     )
     cards = {c.id: Card(c.id, name) for c, name in ((ALICE, "alice"), (BOB, "bob"))}
     reader = ReaderSite("front", tuple(range(1, connectors + 1)))
-    return Site("st", (root,), outlets, (reader,), cards, TARIFF)
+    return Site("st", (root,), outlets, (reader,), cards, TARIFF, sharing, signals)
+
+
+def card(number: int) -> Credential:
+    """Return the card of driver `number`, which `site` knows nothing of; see `Story.arrive`."""
+    return Credential(f"ISO14443A:04{number:06X}", f"…{number:04X}")
 
 
 class Car:
@@ -79,6 +92,15 @@ class Plug:
         self.silent = False
         self.meter_silent = False
         self.troubles: tuple[str, ...] = ()
+        self.phases: int | None = None  # what a controller that can switch does switch through
+        self.switches = True
+
+    def switch(self, phases: int) -> None:
+        """Switch phases, which must not happen under load."""
+        assert not self.closed
+        assert self.phases is not None
+        if self.switches:
+            self.phases = phases
 
     @property
     def closed(self) -> bool:
@@ -93,6 +115,10 @@ class Plug:
         if now_ms - self.followed_at_ms >= self.car.lag_ms:
             self.followed_ma = self.offer_ma
         return min(self.followed_ma, self.car.max_ma)
+
+    def used(self) -> int:
+        """Return on how many phases the car charges."""
+        return min(self.car.phases, self.phases or 3) if self.car else 0
 
     def pilot(self) -> Pilot:
         if self.car is None:
@@ -109,6 +135,7 @@ class Story:
         self.station: Station
         self.plugs = {outlet.number: Plug() for outlet in self.site.outlets}
         self.background_ma: Phases = (0, 0, 0)
+        self.sun_mw = 0  # what the roof feeds in
         self.site_meter_silent = False
         self.journal: dict[str, Claim] = {claim.id: claim for claim in claims or []}
         self.journal_fails: Callable[[Claim], bool] = lambda _claim: False
@@ -134,6 +161,8 @@ class Story:
     def _carry_out(self, commands: tuple[Command, ...]) -> None:
         for command in commands:
             match command:
+                case SetPhases(connector=number, phases=phases):
+                    self.plugs[number].switch(phases)
                 case SetOffer(connector=number, offer_ma=offer_ma):
                     self.plugs[number].told_ma = offer_ma
                     self._apply(number)
@@ -162,6 +191,14 @@ class Story:
         self.look(number)
         return self.plugs[number].car  # type: ignore[return-value] # set on the line above
 
+    def arrive(self, number: int, car: Car | None = None, tier: Tier | None = None) -> Car:
+        """Plug in and start with a card of one's own."""
+        credential = card(number)
+        self.site.cards[credential.id] = Card(credential.id, f"driver {number}", tier or Tier())
+        there = self.plug(number, car)
+        self.swipe(credential)
+        return there
+
     def unplug(self, number: int) -> None:
         self.plugs[number].car = None
         self.look(number)
@@ -183,6 +220,7 @@ class Story:
                     contactor_closed=plug.closed,
                     cable_ma=None,
                     troubles=plug.troubles,
+                    phases=plug.phases,
                 )
             )
 
@@ -191,7 +229,7 @@ class Story:
         if plug.meter_silent:
             return
         draw = plug.draw_ma(self.now_ms)
-        used = plug.car.phases if plug.car else 0
+        used = plug.used()
         current = tuple(draw if k < min(used, len(outlet.lines)) else 0 for k in range(3))
         self.put(
             MeterRead(
@@ -210,7 +248,7 @@ class Story:
         for number, plug in self.plugs.items():
             outlet = self.site.outlets[number - 1]
             draw = plug.draw_ma(self.now_ms)
-            for line in outlet.lines[: plug.car.phases if plug.car else 0]:
+            for line in outlet.lines[: plug.used()]:
                 total[line] += draw
         return total
 
@@ -219,17 +257,26 @@ class Story:
         if meter is None or self.site_meter_silent:
             return
         total = self.supply_ma()
-        self.put(MeterRead(self.now_ms, self.now_ms, meter, (total[0], total[1], total[2]), 0, 0))
+        self.put(
+            MeterRead(
+                self.now_ms,
+                self.now_ms,
+                meter,
+                (total[0], total[1], total[2]),
+                sum(total) * 230 - self.sun_mw,
+                0,
+            )
+        )
 
-    def pass_time(self, ms: int, each: Callable[[], None] | None = None) -> None:
-        """Let time go by in steps of 250 ms, with all devices read in every step."""
-        for _ in range(ms // 250):
+    def pass_time(self, ms: int, each: Callable[[], None] | None = None, step_ms: int = 250) -> None:
+        """Let time go by in steps, with all devices read in every step."""
+        for _ in range(ms // step_ms):
             for number, plug in self.plugs.items():
                 draw = plug.draw_ma(self.now_ms)
                 outlet = self.site.outlets[number - 1]
-                phases = min(plug.car.phases, len(outlet.lines)) if plug.car else 0
-                plug.register_mwh += draw * 230 * phases * 250 // 3_600_000
-            self.now_ms += 250
+                phases = min(plug.used(), len(outlet.lines))
+                plug.register_mwh += draw * 230 * phases * step_ms // 3_600_000
+            self.now_ms += step_ms
             for number in self.plugs:
                 self.look(number)
                 self.measure(number)

@@ -6,14 +6,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge.control.limits import add_load, loads_ma, permit, room_ma
-from edge.control.site import NO_PARENT, Circuit, Outlet
+from edge.control.limits import add_load, permit, room_for
+from edge.control.rows import row_name, rows_of
+from edge.control.site import NO_PARENT, Circuit, Outlet, Site
+from tests.control.story import TARIFF
 
 OUTLET = Outlet(1, 1, (1, 2, 0), 6_000, 16_000, "m1", ventilated=False)
+SINGLE = Outlet(2, 0, (2,), 6_000, 32_000, "m2", ventilated=False)
 CIRCUITS = (
-    Circuit("main", NO_PARENT, (32_000, 32_000, 32_000), None, None),
+    Circuit("main", NO_PARENT, (32_000, 32_000, 32_000), None, None, unbalance_ma=20_000),
     Circuit("garage", 0, (20_000, 20_000, 20_000), None, None),
 )
+SITE = Site("st", CIRCUITS, (OUTLET, SINGLE), (), {}, TARIFF)
+ROWS = rows_of(SITE, (OUTLET.lines, SINGLE.lines), sums=(0,))
+"""Rows 0 to 5: L1 to L3 of main, then of garage; 6: the total of main; 7 to 9: the unbalance of main."""
 
 
 def around(*bounds_ma: int) -> list[int]:
@@ -31,26 +37,31 @@ def test_no_offer_passes_above_a_limit_or_below_the_minimum(recorded: bool, heal
         assert got == expected, (wanted, room, cable)
 
 
-loads = st.lists(st.integers(0, 40_000), min_size=3, max_size=3)
+amps = st.lists(st.integers(0, 60_000), min_size=10, max_size=10)
 
 
-@given(
-    st.lists(loads, min_size=2, max_size=2), st.lists(loads, min_size=2, max_size=2), st.integers(0, 40_000)
-)
-def test_room_is_what_the_tightest_phase_of_any_circuit_above_leaves(
-    headroom: list[list[int]], load: list[list[int]], own_ma: int
+@given(amps, amps, st.integers(0, 40_000))
+def test_room_is_what_the_tightest_row_of_any_circuit_above_leaves(
+    room: list[int], load: list[int], own_ma: int
 ) -> None:
-    rows = [(r[0], r[1], r[2]) for r in headroom]
-    ma, bound_by = room_ma(CIRCUITS, rows, load, OUTLET, own_ma)
-    free = [headroom[c][p] - load[c][p] + own_ma for c in (0, 1) for p in range(3)]
-    assert ma == max(0, min(OUTLET.max_ma, *free))
-    if ma < OUTLET.max_ma:
-        assert bound_by.startswith("circuit ")
+    ma, row = room_for(ROWS, room, load, 0, own_ma)
+    free = {r: room[r] - load[r] for r in range(6)}
+    free[6] = (room[6] - load[6]) // 3  # a total counts each of the three phases
+    assert ma == max(0, min(free.values()) + own_ma)
+    assert free[row] == min(free.values())
 
 
-def test_loads_follow_the_tree_and_the_phase_rotation() -> None:
-    single = Outlet(2, 0, (2,), 6_000, 32_000, "m2", ventilated=False)
-    sums = loads_ma(CIRCUITS, (OUTLET, single), [10_000, 7_000])
-    assert sums == [[10_000, 10_000, 17_000], [10_000, 10_000, 10_000]]
-    add_load(CIRCUITS, sums, OUTLET, -10_000)
-    assert sums == [[0, 0, 7_000], [0, 0, 0]]
+def test_loads_follow_the_tree_the_phase_rotation_and_the_totals() -> None:
+    load = [0] * 10
+    add_load(ROWS, load, 0, 10_000)
+    add_load(ROWS, load, 1, 7_000)
+    # A car on three phases does not count where unbalance is watched.
+    assert load == [10_000, 10_000, 17_000, 10_000, 10_000, 10_000, 37_000, 0, 0, 7_000]
+    add_load(ROWS, load, 0, -10_000)
+    assert load == [0, 0, 7_000, 0, 0, 0, 7_000, 0, 0, 7_000]
+
+
+def test_rows_have_names_a_technician_knows() -> None:
+    assert row_name(SITE, ROWS, 4) == "circuit garage L2"
+    assert row_name(SITE, ROWS, 6) == "total of circuit main"
+    assert row_name(SITE, ROWS, 9) == "unbalance of circuit main L3"

@@ -1,0 +1,211 @@
+"""Turns: nobody waits longer than his turn takes to come, and nobody is switched more often than is good."""
+
+import random
+
+import pytest
+
+from edge.control.site import Sharing, Tier
+from edge.events import DemandStated
+from tests.control.story import Car, Story, site
+
+SLOT_MS = 15 * 60_000
+STEP_MS = 5_000
+
+
+class Waits:
+    """Measures, per connector, the stretches of being admitted and of waiting, in ms."""
+
+    def __init__(self, story: Story) -> None:
+        self.story = story
+        self.longest_ms: dict[int, int] = {}
+        self.promised_ms: dict[int, int] = {}
+        self.shortest_on_ms: dict[int, int] = {}
+        self._since: dict[int, tuple[bool, int]] = {}
+
+    def __call__(self) -> None:
+        now = self.story.now_ms
+        for number in self.story.plugs:
+            turn = self.story.connector(number).turn
+            if turn.waiting_since_ms is None and turn.on_since_ms is None:
+                self._since.pop(number, None)
+                continue
+            on = turn.on_since_ms is not None
+            was_on, since = self._since.setdefault(number, (on, now))
+            if on == was_on:
+                continue
+            kept = self.longest_ms if on else self.shortest_on_ms
+            best = max if on else min
+            kept[number] = best(kept.get(number, now - since), now - since)
+            self._since[number] = (on, now)
+
+    def still_waiting_ms(self) -> int:
+        now = self.story.now_ms
+        return max((now - since for on, since in self._since.values() if not on), default=0)
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_everybody_is_served_within_as_many_slots_as_the_queue_takes(seed: int) -> None:
+    rng = random.Random(seed)
+    cars, served = rng.randint(2, 5), rng.randint(1, 3)
+    # Around the beginnings of slots, too: minutes 0, 5, 10 and 15.
+    arrivals = [rng.choice([rng.randint(0, 200), 0, 60, 119, 120, 121, 179, 180, 181]) for _ in range(cars)]
+    story = Story(site(connectors=cars, limit_ma=6_000 * served + 1_000))
+    waits = Waits(story)
+    story.pass_time(1_000)
+    for number, after in sorted(enumerate(arrivals, start=1), key=lambda each: each[1]):
+        story.pass_time(max(0, after * STEP_MS - (story.now_ms - 1_003_000)), waits, STEP_MS)
+        story.arrive(number, Car(lag_ms=0))
+    story.pass_time(6 * SLOT_MS, waits, STEP_MS)
+    waiting = max(0, cars - served)
+    bound_ms = -(-waiting // min(served, cars)) * SLOT_MS
+    for waited_ms in (*waits.longest_ms.values(), waits.still_waiting_ms()):
+        assert waited_ms <= bound_ms + STEP_MS
+    # Seen a step late at most.
+    assert min(waits.shortest_on_ms.values(), default=SLOT_MS) >= story.site.sharing.min_on_ms - STEP_MS
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_car_on_three_phases_is_not_kept_out_by_cars_on_one(seed: int) -> None:
+    rng = random.Random(seed)
+    order, phases = rng.sample([1, 2, 3, 4], k=4), rng.choices([1, 3], k=4)
+    # Which phases a car uses is known only once it charged; until then all wired ones count.
+    story = Story(site(connectors=4, limit_ma=7_000))
+    waits = Waits(story)
+    story.pass_time(1_000)
+    for number in order:
+        story.arrive(number, Car(lag_ms=0, phases=phases[number - 1]))
+    story.pass_time(8 * SLOT_MS, waits, STEP_MS)
+    for waited_ms in (*waits.longest_ms.values(), waits.still_waiting_ms()):
+        assert waited_ms <= 3 * SLOT_MS + STEP_MS
+
+
+def test_who_waits_is_told_why_and_until_when() -> None:
+    story = Story(site(limit_ma=10_000))
+    story.pass_time(1_000)
+    story.arrive(1)
+    story.arrive(2)
+    story.pass_time(60_000)
+    why = story.connector(2).why
+    assert why.kind == "turn"
+    assert why.text == "waiting for its turn: the minimum does not fit circuit main L1"
+    assert why.until_ms == story.station.started_ms + SLOT_MS
+    story.pass_time(SLOT_MS, step_ms=STEP_MS)
+    assert story.plugs[2].offer_ma == 10_000
+    assert story.connector(1).why.kind == "turn"
+
+
+def test_a_paused_car_is_not_switched_on_again_before_its_off_time() -> None:
+    story = Story(site(connectors=1, limit_ma=10_000))
+    story.pass_time(1_000)
+    story.arrive(1)
+    story.pass_time(30_000)
+    story.background_ma = (6_000, 6_000, 6_000)
+    story.pass_time(5_000)
+    assert story.plugs[1].offer_ma == 0
+    story.background_ma = (0, 0, 0)
+    paused_ms = story.now_ms
+    story.pass_time(story.site.sharing.min_off_ms - 10_000)
+    why = story.connector(1).why
+    assert (story.plugs[1].offer_ma, why.kind) == (0, "pause")
+    assert why.until_ms is not None
+    assert abs(why.until_ms - paused_ms - story.site.sharing.min_off_ms) <= 5_000
+    story.pass_time(20_000)
+    assert story.plugs[1].offer_ma == 10_000
+
+
+def test_a_new_driver_does_not_wait_for_the_pause_of_the_one_before() -> None:
+    story = Story(site(connectors=1, limit_ma=10_000))
+    story.pass_time(1_000)
+    story.arrive(1)
+    story.pass_time(30_000)
+    story.background_ma = (6_000, 6_000, 6_000)
+    story.pass_time(5_000)
+    story.unplug(1)
+    story.background_ma = (0, 0, 0)
+    story.pass_time(30_000)
+    story.arrive(1)
+    story.pass_time(1_000)
+    assert story.plugs[1].offer_ma > 0
+
+
+def test_a_higher_class_is_let_in_first_but_not_in_anybodys_first_minutes() -> None:
+    story = Story(site(limit_ma=10_000))
+    story.pass_time(1_000)
+    story.arrive(1)
+    story.pass_time(60_000)
+    story.arrive(2, tier=Tier(priority=1))
+    story.pass_time(60_000)
+    assert [story.plugs[n].offer_ma for n in (1, 2)] == [10_000, 0]
+    story.pass_time(story.site.sharing.min_on_ms - 60_000)
+    assert [story.plugs[n].offer_ma for n in (1, 2)] == [0, 10_000]
+    story.pass_time(3 * SLOT_MS, step_ms=STEP_MS)
+    assert [story.plugs[n].offer_ma for n in (1, 2)] == [
+        0,
+        10_000,
+    ]  # a class does not take turns with a lower one
+
+
+def test_tiers_weigh_and_strict_classes_are_filled_first() -> None:
+    for strict, offers in ((False, [10_000, 21_300]), (True, [6_000, 26_000])):
+        story = Story(site(sharing=Sharing(strict=strict)))
+        story.pass_time(1_000)
+        story.arrive(1)
+        story.arrive(2, tier=Tier(weight_percent=200, priority=1))
+        story.pass_time(30_000)
+        assert [story.plugs[n].offer_ma for n in (1, 2)] == offers
+
+
+def test_with_strict_classes_a_protected_turn_of_a_lower_class_keeps_only_its_minimum() -> None:
+    story = Story(site(connectors=3, limit_ma=20_000, sharing=Sharing(strict=True)))
+    story.pass_time(1_000)
+    for number, rank in ((1, 0), (2, 1), (3, 1)):
+        story.arrive(number, tier=Tier(priority=rank))
+        story.pass_time(1_000)
+    story.pass_time(30_000)
+    assert [story.plugs[n].offer_ma for n in (1, 2, 3)] == [6_000, 7_000, 7_000]
+
+
+def test_a_car_that_does_not_ask_leaves_its_current_to_the_others_and_gets_it_back() -> None:
+    story = Story(site(limit_ma=12_000))
+    story.pass_time(1_000)
+    full = story.arrive(1, Car(lag_ms=0))
+    story.arrive(2, Car(lag_ms=0))
+    story.pass_time(30_000)
+    assert [story.plugs[n].offer_ma for n in (1, 2)] == [6_000, 6_000]
+    full.asks = False
+    story.pass_time(12_000)
+    assert [story.plugs[n].offer_ma for n in (1, 2)] == [0, 12_000]
+    assert story.connector(1).why.kind == "not_asking"
+    full.asks = True
+    story.pass_time(15_000)
+    assert [story.plugs[n].offer_ma for n in (1, 2)] == [6_000, 6_000]
+
+
+def test_a_sleeping_car_keeps_its_minimum_where_nobody_needs_it_and_is_offered_it_again_where_somebody_does() -> (
+    None
+):
+    story = Story(site(limit_ma=20_000))
+    story.pass_time(1_000)
+    story.arrive(1, Car(asks=False))
+    story.pass_time(10 * 60_000, step_ms=STEP_MS)
+    assert story.plugs[1].offer_ma == 6_000
+    story.arrive(2, Car(max_ma=20_000))
+    offers: list[int] = []
+    story.pass_time(20 * 60_000, lambda: offers.append(story.plugs[1].offer_ma), STEP_MS)
+    assert offers[10] == 0
+    assert 6_000 in offers[10:]  # a car may need an offer to wake up
+    assert offers.count(0) > len(offers) * 3 // 4
+
+
+def test_need_comes_before_waiting_time_only_within_the_bound() -> None:
+    story = Story(site(connectors=3, limit_ma=7_000))
+    story.pass_time(1_000)
+    for number in (1, 2, 3):
+        story.arrive(number, Car(lag_ms=0))
+        story.pass_time(5_000)
+    # The last in the queue says he is in a hurry: he may not push back the one whose turn has come.
+    story.put(DemandStated(story.now_ms, 3, 50_000, 3_600_000))
+    story.pass_time(SLOT_MS, step_ms=STEP_MS)
+    assert [story.plugs[n].offer_ma for n in (1, 2, 3)] == [0, 7_000, 0]
+    story.pass_time(SLOT_MS, step_ms=STEP_MS)
+    assert [story.plugs[n].offer_ma for n in (1, 2, 3)] == [0, 0, 7_000]
