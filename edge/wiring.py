@@ -227,6 +227,10 @@ class Report:
                         for fault in shown.faults
                     ),
                     since_unix_ms=self._wall_ahead_ms + shown.since_ms,
+                    reason_kind=shown.why_kind,
+                    reason_since_unix_ms=self._wall_ahead_ms + shown.why_since_ms if shown.why else None,
+                    reason_until_unix_ms=self._ahead(station, shown.why_until_ms),
+                    demand=shown.demand or "",
                 )
             )
             if shown.current_ma is not None and shown.meter_age_ms is not None:
@@ -239,6 +243,10 @@ class Report:
                         age_ms=shown.meter_age_ms,
                     )
                 )
+
+    def _ahead(self, station: Station, until_ms: int | None) -> int | None:
+        """Unix time of a moment to come; None for one that is over, which says nothing."""
+        return self._wall_ahead_ms + until_ms if until_ms is not None and until_ms > station.now_ms else None
 
 
 def _text(path: Path | None) -> str | None:

@@ -13,7 +13,8 @@ from tests.control.story import ALICE, BOB, Car, Story, site
 def page(story: Story) -> str:
     """The text of `edge status`, through JSON as over the socket."""
     answer = json.loads(msgspec.json.encode(view(story.station)))
-    return show({**answer, "claims": {"closed": 1, "settled": 2}}, as_json=False)
+    times = {"now_ms": story.now_ms, "unix_ms": 1_800_000_000_000 + story.now_ms, "time_zone": "UTC"}
+    return show({**answer, **times, "claims": {"closed": 1, "settled": 2}}, as_json=False)
 
 
 def word(story: Story, number: int) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from hal_mocks.rig import Rig
+from tests.wire.people import arrive, drawn_ma, until
 
 pytestmark = [pytest.mark.wire, pytest.mark.timeout(120)]
 
@@ -102,6 +103,41 @@ def test_a_stopped_daemon_gives_no_sign_of_life_and_goes_on_when_it_is_let(tmp_p
                 while alive.read_text() == before:
                     await asyncio.sleep(0.05)
             await rig.stop_daemon()
+
+    asyncio.run(main())
+
+
+def test_a_person_limits_asks_and_is_told_in_a_sentence_what_this_station_cannot(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with Rig(tmp_path / "rig", pcsc=False) as rig:
+            await rig.start_daemon()
+
+            async def said(words: str, *, code: int = 0) -> str:
+                """Run a verb beside the loop and return what it says, checking how it ends."""
+                done = await asyncio.to_thread(edge, *words.split(), "--socket", str(rig.socket))
+                assert done.returncode == code, done.stderr
+                return done.stdout if code == 0 else done.stderr
+
+            for words, sentence in (
+                ("limit --circuit hall --amps 8 --for 2h", "there is no circuit 'hall'; there are main\n"),
+                ("limit --connector 7 --lift", "there is no connector 7; there are 1, 2\n"),
+                ("limit --connector 1 --amps 8 --for 8d", "holds for 7 days at most; a lasting one belongs"),
+                ("demand 1 --kwh 0 --in 3h", "a car needs more than 0 and at most 2000 kWh\n"),
+                ("phases 1 1", "connector 1 cannot switch to 1 phase"),
+                ("demand 1 --kwh 20 --in 3h", "there is no session at connector 1"),
+            ):
+                assert sentence in await said(words, code=1)
+            await arrive(rig, 1, "alice")
+            await until(rig, "it draws freely", lambda s: drawn_ma(s, 1) > 12_000)
+            assert await said("limit --circuit main --amps 8 --for 2h") == (
+                "circuit main: at most 8/8/8 A for 2 h\n"
+            )
+            await until(rig, "it obeys", lambda s: 6_000 <= drawn_ma(s, 1) < 8_200)
+            assert await said("limit --circuit main --lift") == "circuit main: no limit by hand any more\n"
+            await until(rig, "it draws freely again", lambda s: drawn_ma(s, 1) > 12_000)
+            assert (await said("demand 1 --kwh 20 --in 3h")).startswith(
+                "connector 1: 20.0 kWh within 3 h 0 min"
+            )
 
     asyncio.run(main())
 
