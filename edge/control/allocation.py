@@ -125,7 +125,7 @@ def _excess(
 
 def _wishes(station: Station, space: Headroom, drawn: list[int]) -> tuple[Station, list[Wish]]:
     """What each connector should have if all cars followed at once, and the station with its turns taken."""
-    site, tree, now = station.site, space.rows.tree, station.now_ms
+    site, tree = station.site, space.rows.tree
     room = list(space.room)
     wishes = [Wish(0, "none", "") for _ in site.outlets]
     wanting: list[int] = []
@@ -164,15 +164,15 @@ def _wishes(station: Station, space: Headroom, drawn: list[int]) -> tuple[Statio
             offer = station.connectors[i].offer_ma
             wishes[i] = Wish(_permitted(station, i, offer, offer), "check", "internal check: offers are kept")
             add_load(space.rows, room, i, -offer)
-    _leave_to_resting(station, space, room, wishes, now)
+    _leave_to_resting(station, space, room, wishes)
     return station, wishes
 
 
 def _share(tree: Tree, asked: list[int], *, strict: bool) -> dict[int, tuple[int, int]] | None:
     """Share current and the row that bound it, for each connector; None without a certificate.
 
-    Classes are filled along an order by class. Where a protected turn stands before a higher class, admission goes
-    by turns first, and those who are on are then filled by class.
+    Classes are filled along an order by class. Where a protected turn stands before a higher class, admission
+    goes by turns first, and those who are on are then filled by class.
     """
     by_class = sorted(asked, key=lambda i: -tree.priority[i]) if strict else asked
     if not tree.share(len(asked), by_class == asked and strict):
@@ -216,14 +216,11 @@ def _held(station: Station, i: int) -> Wish:
     return wish
 
 
-def _leave_to_resting(
-    station: Station, space: Headroom, room: list[int], wishes: list[Wish], now: int
-) -> None:
-    """Cars that do not ask keep their minimum where it fits beside all shares, so that they may ask at any time."""
-    slot_ms = station.site.sharing.slot_ms
+def _leave_to_resting(station: Station, space: Headroom, room: list[int], wishes: list[Wish]) -> None:
+    """Cars that do not ask keep their minimum where it fits beside all shares, to ask at any time."""
     for i, connector in enumerate(station.connectors):
-        since_ms = connector.turn.resting_since_ms
-        if since_ms is None or connector.phases_wanted is not None or not _is_ours(station, i):
+        resting = connector.turn.resting_since_ms is not None
+        if not resting or connector.phases_wanted is not None or not _is_ours(station, i):
             continue
         least = station.site.outlets[i].min_ma
         if _most(station, space, i).ma >= least and all(
@@ -233,10 +230,10 @@ def _leave_to_resting(
             add_load(space.rows, room, i, -least)
         else:
             text = "the car does not ask, and others use the current"
-            wishes[i] = Wish(0, "not_asking", text, max(now, since_ms + slot_ms))
+            wishes[i] = Wish(0, "not_asking", text, turns.tried_again_ms(station, i))
 
 
-def _shared(station: Station, space: Headroom, i: int, x: int, bound: int, most: Wish) -> Wish:  # noqa: PLR0913 - a share and all that explains it
+def _shared(station: Station, space: Headroom, i: int, x: int, bound: int, most: Wish) -> Wish:
     """The share `x` of connector `i`, rounded to what is passed on, with its reason."""
     if bound == UNFIT:
         return Wish(0, most.kind, most.text, most.until_ms)
@@ -269,7 +266,7 @@ def _most(station: Station, space: Headroom, i: int) -> Wish:
 
 
 def _least_ma(station: Station, i: int, most_ma: int) -> int:
-    """The least this connector may be given: its own minimum, or what its driver asked for if that can be had."""
+    """The least this connector may be given: its minimum, or its driver's where that can be had."""
     least, session = station.site.outlets[i].min_ma, station.connectors[i].session
     if session is not None and session.demand is not None and session.demand.min_ma > least:
         return max(least, min(session.demand.min_ma, most_ma))
@@ -309,7 +306,9 @@ def _certified(station: Station, *, ok: bool) -> Station:
     return station if faults is station.faults else replace(station, faults=faults)
 
 
-def _not_yet(station: Station, i: int, allowed_ma: int) -> Wish | None:
+def _not_yet(  # noqa: PLR0911 - one reason per return
+    station: Station, i: int, allowed_ma: int
+) -> Wish | None:
     """Why a raise has to wait; None when it may be made now."""
     connector, outlet, now = station.connectors[i], station.site.outlets[i], station.now_ms
     if not is_fresh(connector.meter, now, METER_STALE_MS):

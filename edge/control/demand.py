@@ -1,7 +1,7 @@
 """What drivers ask for: weights by need, and whether a wish can be met beside what others were promised.
 
-Need is the mean current per phase that meets the wish just in time: energy left / time left. It is the same as
-1 - laxity, in A: a car that must draw its maximum from now on has none left.
+Need is the mean current per phase that meets the wish just in time: energy left / time left. It is the same
+as 1 - laxity, in A: a car that must draw its maximum from now on has none left.
 """
 
 from msgspec.structs import replace
@@ -56,7 +56,7 @@ def weights(station: Station, members: list[int], phases: list[int]) -> list[int
 
 
 def answered(station: Station, rows: Rows, room: list[int], i: int, demand: Demand) -> Demand:
-    """The demand with its answer: can it be met beside what is promised to the others?
+    """The demand with its answer: whether it can be met beside what is promised to the others.
 
     Whoever stated a demand is promised its energy by his departure, everybody else who charges his minimum
     all the time. For each row and each moment by which somebody is promised something, what is promised until

@@ -70,7 +70,7 @@ _KINDS = (
     FaultKind("circuit_meter_silent", _T, _GOES_ON, "",
               "Circuit meter does not answer: its connectors share the configured fallback."),
     FaultKind("sharing_failed", _T, _GOES_ON, "",
-              "An answer of the sharing kernel failed its check and was not used; offers stay as they were, at most. "
+              "An answer of the sharing kernel failed its check and was not used; offers stay, at most. "
               "This is a defect: report it with `edge log`."),
     FaultKind("reader_lost", _T, _GOES_ON, "The card reader does not work at the moment.",
               "Card reader or pcscd is gone: check the USB cable and `systemctl status pcscd`."),

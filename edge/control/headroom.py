@@ -1,4 +1,4 @@
-"""What our connectors may draw together in every row now: fuses minus what is not ours, and what others limit.
+"""What our connectors may draw together in every row now: fuses less what is not ours, and others' limits.
 
 A row that nobody can vouch for (a stale meter, a silent source) gets its configured fallback, never a guess.
 """
@@ -102,7 +102,8 @@ def headroom_ma(station: Station) -> list[Phases]:
 def _unbalance_ma(station: Station, c: int) -> list[int]:
     """What connectors on one or two phases may add on each phase before it is too far above the lowest.
 
-    Cars on all three phases do not count, nor is a car on the lowest phase relied on: it may leave at any moment.
+    Cars on all three phases do not count, nor is a car on the lowest phase relied on: it may leave at any
+    moment.
     """
     most_ma = station.site.circuits[c].unbalance_ma or 0
     others = station.circuits[c].background_ma or (0, 0, 0)

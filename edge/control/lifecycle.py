@@ -7,10 +7,10 @@ from msgspec.structs import replace
 
 from edge.commands import Record
 from edge.control.faults import stopping
+from edge.control.phases import switch
 from edge.control.session import State, Trigger
 from edge.control.site import Card
 from edge.control.state import EVSE_STALE_MS, METER_STALE_MS, Session, Turning, is_fresh, unix_ms
-from edge.control.phases import switch
 from edge.control.turn import Turn
 from edge.control.usage import with_use
 from edge.control.watch import judge_draw, register_trusted

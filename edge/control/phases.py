@@ -1,7 +1,7 @@
 """Switching a connector between one phase and three: pause, open, switch, look, go on.
 
-A controller switches with its contactor open only; a car that sees a phase come or go under load may break. Only
-controllers that say in `EvseRead.phases` what they switch through can do it.
+A controller switches with its contactor open only; a car that sees a phase come or go under load may break.
+Only controllers that say in `EvseRead.phases` what they switch through can do it.
 """
 
 from msgspec.structs import replace

@@ -23,7 +23,7 @@ class Rows(Struct, frozen=True, eq=False):
 
 
 def used_lines(connector: Connector, outlet: Outlet) -> tuple[int, ...]:
-    """The supply phases this connector loads: all that are wired, until the meter has shown which are used."""
+    """The supply phases this connector loads: all that are wired until the meter has shown which."""
     if connector.used is None:
         return outlet.lines
     return tuple(outlet.lines[k] for k in connector.used)

@@ -106,7 +106,7 @@ cdef class Tree:
     cdef bint _rightly_admitted(self, Py_ssize_t asking) except -1
 
     @cython.locals(r=Py_ssize_t, i=Py_ssize_t, k=Py_ssize_t, j=Py_ssize_t, begin=Py_ssize_t, end=Py_ssize_t,
-                   x="long long")
+                   x="long long", below=bint)
     cdef bint _rightly_stopped(self, Py_ssize_t asking, bint strict) except -1
 
     @cython.locals(r="long long", j=Py_ssize_t)

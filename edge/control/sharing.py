@@ -19,10 +19,10 @@ on each, and takes 0 or something from `least[i]` to `most[i]`.
    With `strict`, the classes of `priority` are filled one after the other, the others waiting at their
    minimums.
 
-The method. Each row knows a level below which it cannot fill; the row with the lowest is solved exactly when it
-comes to the top of a heap, and goes back if that raised its level. Rows that never come up are never solved.
-Currents are carried with FRACTION more bits than a milliamp has and rounded down once, at the end. An answer
-is handed out only with a certificate, worked out from the answer alone: `certified`.
+The method. Each row knows a level below which it cannot fill; the row with the lowest is solved exactly when
+it comes to the top of a heap, and goes back if that raised its level. Rows that never come up are never
+solved. Currents are carried with FRACTION more bits than a milliamp has and rounded down once, at the end. An
+answer is handed out only with a certificate, worked out from the answer alone: `certified`.
 """
 
 from __future__ import annotations
@@ -85,9 +85,9 @@ class Tree:
         _check(parents, circuit_of, lines, [*sums, *unbalanced])
         self.connectors = n
         self.rows = 3 * circuits + len(sums) + 3 * len(unbalanced)
-        # near[near_start[i]:near_start[i + 1]] are the rows that connector i adds to itself; from there `above`
-        # leads on to the same phase of the parent. rows_of[start[i]:start[i + 1]] are all rows it loads.
-        # times_* say how often it counts there: its number of phases in a sum row, else 1.
+        # near[near_start[i]:near_start[i + 1]] are the rows that connector i adds to itself; from there
+        # `above` leads on to the same phase of the parent. rows_of[start[i]:start[i + 1]] are all rows it
+        # loads. times_* say how often it counts there: its number of phases in a sum row, else 1.
         above = [-1] * self.rows
         for c, parent in enumerate(parents):
             if parent >= 0:
@@ -154,7 +154,7 @@ class Tree:
         self._heaped = 0
         self._rising = 0
 
-    def share(self, asking: int, strict: bool = False) -> bool:  # noqa: FBT001, FBT002 - the shape of the .pxd
+    def share(self, asking: int, strict: bool = False) -> bool:  # noqa: FBT001, FBT002 - as in the .pxd
         """Share once among `order[:asking]`; all others get 0. Fills `x` (mA) and `bound`.
 
         `bound[i]` is the row that kept connector i from more (or, with x 0, from its minimum), or one of the
@@ -216,7 +216,7 @@ class Tree:
         return True
 
     def _admit(self, asking: int) -> None:
-        """Settle who is on; `_sum_min` is then over those. Only rows that the minimums overfill can refuse."""
+        """Settle who is on; `_sum_min` is then over those. Only rows the minimums overfill can refuse."""
         for r in range(self.rows):
             self._solved[r] = 1 if self._sum_min[r] > self._free[r] else 0
             self._sum_weight[r] = 0
@@ -293,8 +293,7 @@ class Tree:
                 self._sum_min[r] += times * self._least[i]
                 self._sum_max[r] += times * self._most[i]
                 self._sum_weight[r] += times * self._weight[i]
-                if self._low[i] > self._key[r]:
-                    self._key[r] = self._low[i]
+                self._key[r] = max(self._key[r], self._low[i])
         for r in range(self.rows - 1, -1, -1):
             self._settled[r] -= self._sum_min[r] << _FRACTION
             left = (self._free[r] << _FRACTION) - self._settled[r]
@@ -305,8 +304,7 @@ class Tree:
                 # No more can come up from here than goes through; a row above that carries it cannot fill up.
                 self._sum_max[up] += (left >> _FRACTION) + 1 if contended else self._sum_max[r]
                 self._sum_weight[up] += self._sum_weight[r]
-                if self._key[r] > self._key[up]:
-                    self._key[up] = self._key[r]
+                self._key[up] = max(self._key[up], self._key[r])
             if contended:
                 self._push(r, self._least_level(r, left))
         while self._heaped > 0 and self._rising > 0:
@@ -402,7 +400,7 @@ class Tree:
         return at
 
     def _stop(self, row: int) -> None:
-        """This row is full: those who still rise in it stop at its level."""
+        """Row `row` is full: those who still rise in it stop at its level."""
         num = self._num[row]
         den = self._den[row]
         at = self._key[row]
@@ -568,9 +566,9 @@ class Tree:
                         self._den[r] = self._weight[i]
             for k in range(begin, end):
                 i = self._order[k]
-                if self._x[i] < self._most[i] and (self._x[i] > 0 or self._least[i] == 0):
-                    if not self._is_stopped(i):
-                        return False
+                below = self._x[i] < self._most[i] and (self._x[i] > 0 or self._least[i] == 0)
+                if below and not self._is_stopped(i):
+                    return False
             for k in range(begin, end):
                 self._fine[self._order[k]] = 0
             if begin > 0:
@@ -610,7 +608,7 @@ class Tree:
         *,
         strict: bool = False,
     ) -> tuple[list[int], list[int]]:
-        """Share once, for tools and tests: (`x`, `bound`). Raises as `share`, and ValueError for wrong sizes."""
+        """Share once, for tools and tests: (`x`, `bound`). Raises as `share`; ValueError for wrong sizes."""
         n = self.connectors
         weight = [1] * n if weight is None else weight
         priority = [0] * n if priority is None else priority

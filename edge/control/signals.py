@@ -1,8 +1,8 @@
 """Limits that others set: grid operator, schedule, the sun, technician, uplink; combined by minimum.
 
-A limit has a source, a place (a circuit or one connector), an expiry, and, where it is configured, a fallback:
-what holds before the first word and after the last has expired. It is about what cars take, not about the
-house's load; headroom under the fuse is worked out apart from it and the smaller of the two counts.
+A limit has a source, a place (a circuit or one connector), an expiry, and, where it is configured, a
+fallback: what holds before the first word and after the last has expired. It is about what cars take, not
+about the house's load; headroom under the fuse is worked out apart from it and the smaller of the two counts.
 """
 
 from collections.abc import Iterator
@@ -104,7 +104,7 @@ def current_of(power_mw: int, phases: int) -> int:
 
 
 def connector_cap_ma(cap: Cap, lines: tuple[int, ...]) -> int | None:
-    """What a limit leaves one connector on the supply phases `lines`, per phase; None: it does not limit it."""
+    """What a limit leaves one connector on the supply phases `lines`, per phase; None: anything."""
     found = [cap.current_ma[line] for line in lines] if cap.current_ma is not None else []
     if cap.power_mw is not None:
         found.append(current_of(cap.power_mw, len(lines)))

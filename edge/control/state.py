@@ -26,8 +26,8 @@ ASKING = (Pilot.C, Pilot.D)
 class Reason(Struct, frozen=True):
     """Why a connector has its current and not more.
 
-    `kind` is a stable word a program can match: none, maximum, cable, unused, signal, circuit, turn, pause, ramp,
-    step, release, phases, not_asking, overdraw, meter_silent, evse_silent, check.
+    `kind` is a stable word a program can match: none, maximum, cable, unused, signal, circuit, turn, pause,
+    ramp, step, release, phases, not_asking, overdraw, meter_silent, evse_silent, check.
     """
 
     kind: str

@@ -11,12 +11,12 @@ from msgspec.structs import replace
 
 from edge.commands import Command, Record
 from edge.control import authorize
-from edge.control.demand import answered
-from edge.control.headroom import headroom
-from edge.control.phases import request
 from edge.control.background import circuit_read, matched
+from edge.control.demand import answered
 from edge.control.faults import cleared, raised
+from edge.control.headroom import headroom
 from edge.control.lifecycle import RETRY_RECORD_MS, begin, finish, pass_time, record_failed, recorded, stop
+from edge.control.phases import request
 from edge.control.session import OCCUPIED, State, Trigger
 from edge.control.signals import expired, follow_sun, hear, holding
 from edge.control.site import Site, Tier

@@ -1,12 +1,12 @@
 """Who comes first when the minimums do not fit: turns by slots, with a bound on every wait.
 
-A slot is a stretch of time counted from the start of the daemon. At its beginning places are given anew: those
-who wait stand before those who were on; who was on for less than its minimum on-time gives way when that is
-over. Within a slot whoever has a place keeps it, as long as his minimum fits; who comes later waits for the
-next slot, unless there is room beside the others.
+A slot is a stretch of time counted from the start of the daemon. At its beginning places are given anew:
+those who wait stand before those who were on; who was on for less than its minimum on-time gives way when
+that is over. Within a slot whoever has a place keeps it, as long as his minimum fits; who comes later waits
+for the next slot, unless there is room beside the others.
 
-The bound. Whoever begins to wait is given the slot in which his turn comes at the latest: as many slots on as it
-takes to serve all who wait now, himself included, if as many are served at a time as are on now. At the
+The bound. Whoever begins to wait is given the slot in which his turn comes at the latest: as many slots on as
+it takes to serve all who wait now, himself included, if as many are served at a time as are on now. At the
 beginning of a slot those whose time has come stand first. Those before their time are not bound to an order:
 first who got less than a fifth of what he asked for, by waiting time, then by need.
 `./run bench garage` shows what this order is worth; tests/control/test_turns.py proves the bound.
@@ -38,8 +38,9 @@ def slot_of(station: Station) -> int:
 def order(station: Station, wanting: Sequence[int]) -> list[int]:
     """The order of admission among the connectors `wanting`, by class and then by turn.
 
-    A connector within its minimum on-time keeps its place before waiting ones of higher classes, too: a contactor
-    is not worn out by somebody's subscription. In its own class and below, it counts among those who are on.
+    A connector within its minimum on-time keeps its place before waiting ones of higher classes, too: a
+    contactor is not worn out by somebody's subscription. In its own class and below, it counts among those
+    who are on.
     """
     slot = slot_of(station)
     protected = [i for i in wanting if _protected(station, i)]
@@ -89,12 +90,10 @@ def taken(station: Station, wanting: Sequence[int], admitted: Sequence[bool]) ->
                 continue
             connectors[i] = replace(connector, turn=turn)
             changed = True
-        elif turn.on_since_ms is not None or turn.waiting_since_ms is not None:
-            if i not in waiting:
-                connectors[i] = replace(
-                    connector, turn=replace(turn, on_since_ms=None, waiting_since_ms=None)
-                )
-                changed = True
+        elif (turn.on_since_ms is not None or turn.waiting_since_ms is not None) and i not in waiting:
+            after = replace(turn, on_since_ms=None, waiting_since_ms=None)
+            connectors[i] = replace(connector, turn=after)
+            changed = True
     for i in waiting:
         turn = connectors[i].turn
         if turn.waiting_since_ms is None:
@@ -106,7 +105,7 @@ def taken(station: Station, wanting: Sequence[int], admitted: Sequence[bool]) ->
 
 
 def next_turn_ms(station: Station, i: int) -> int | None:
-    """When the turn of a waiting connector comes at the latest, as things stand; None when it does not wait."""
+    """When the turn of a waiting connector comes at the latest, as things stand; else None."""
     turn = station.connectors[i].turn
     if turn.waiting_since_ms is None:
         return None
@@ -120,7 +119,7 @@ def rested(station: Station) -> Station:
     A resting car keeps an offer only while nobody else can use that current; it counts until its contactor is
     open. After a slot it stands in the queue like everybody else, because a car may need an offer to wake up.
     """
-    now, slot_ms = station.now_ms, station.site.sharing.slot_ms
+    now = station.now_ms
     connectors: list[Connector] | None = None
     for i, connector in enumerate(station.connectors):
         turn, look = connector.turn, connector.evse
@@ -135,12 +134,19 @@ def rested(station: Station) -> Station:
             )
             if not look.contactor_closed and (asked or tried):
                 after = Turning(resting_since_ms=now)
-        elif not connector.offer_ma and now - turn.resting_since_ms >= slot_ms:
+        elif not connector.offer_ma and now >= tried_again_ms(station, i):
             after = replace(turn, resting_since_ms=None)
         if after is not turn:
             connectors = list(station.connectors) if connectors is None else connectors
             connectors[i] = replace(connector, turn=after)
     return station if connectors is None else replace(station, connectors=tuple(connectors))
+
+
+def tried_again_ms(station: Station, i: int) -> int:
+    """When a resting connector without an offer stands in the queue again."""
+    connector = station.connectors[i]
+    since_ms = max(connector.turn.resting_since_ms or 0, connector.offered_ms)
+    return since_ms + station.site.sharing.slot_ms
 
 
 def _protected(station: Station, i: int) -> bool:

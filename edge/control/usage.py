@@ -21,7 +21,7 @@ LEARN_MS = 10_000
 """As long as reclaiming: a charger that starts its phases one after the other is done by then."""
 
 TOLERANCE_MA = 1_000
-"""What a car may exceed its offer by at least: metering and the steps of its charger. Above 10 A it is a tenth."""
+"""What a car may exceed its offer by: its meter's and its charger's steps. Above 10 A it is a tenth."""
 
 
 def excess_ma(connector: Connector, now_ms: int) -> int:
@@ -69,7 +69,7 @@ def with_use(connector: Connector, outlet: Outlet, sharing: Sharing, now_ms: int
 def _phases(
     connector: Connector, meter: MeterRead, outlet: Outlet, now: int
 ) -> tuple[Use, tuple[int, ...] | None]:
-    """The phases the car uses, once it has shown the same ones for a while; None as soon as it shows another."""
+    """The phases the car uses, once it showed the same for a while; None when it shows another."""
     use, used = connector.use, connector.used
     wired = range(len(outlet.lines))
     if used is not None and any(meter.current_ma[k] > PHASE_IDLE_MA for k in wired if k not in used):

@@ -33,13 +33,13 @@ START_WH = 1_000_000
 UNIX_MS = 1_800_000_000_000
 
 
-def site(  # noqa: PLR0913 - a station has that many sides
+def site(
     connectors: int = 2,
     limit_ma: int = 32_000,
     *,
     lines: tuple[int, ...] = (0, 1, 2),
     measured: bool = True,
-    sharing: Sharing = Sharing(),
+    sharing: Sharing | None = None,
     signals: tuple[Signal, ...] = (),
     unbalance_ma: int | None = None,
 ) -> Site:
@@ -57,7 +57,7 @@ def site(  # noqa: PLR0913 - a station has that many sides
     )
     cards = {c.id: Card(c.id, name) for c, name in ((ALICE, "alice"), (BOB, "bob"))}
     reader = ReaderSite("front", tuple(range(1, connectors + 1)))
-    return Site("st", (root,), outlets, (reader,), cards, TARIFF, sharing, signals)
+    return Site("st", (root,), outlets, (reader,), cards, TARIFF, sharing or Sharing(), signals)
 
 
 def card(number: int) -> Credential:

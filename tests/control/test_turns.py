@@ -181,9 +181,7 @@ def test_a_car_that_does_not_ask_leaves_its_current_to_the_others_and_gets_it_ba
     assert [story.plugs[n].offer_ma for n in (1, 2)] == [6_000, 6_000]
 
 
-def test_a_sleeping_car_keeps_its_minimum_where_nobody_needs_it_and_is_offered_it_again_where_somebody_does() -> (
-    None
-):
+def test_a_sleeping_car_keeps_its_minimum_unless_somebody_needs_it_and_is_offered_it_again() -> None:
     story = Story(site(limit_ma=20_000))
     story.pass_time(1_000)
     story.arrive(1, Car(asks=False))
