@@ -1,17 +1,22 @@
-"""`./run bench [core|station|garage]`: prints a table for the README; garage alone has its own, see there."""
+"""`./run bench [sharing|core|station|garage]`: tables for the README; sharing and garage have options."""
 
 import sys
 
-from tests.benchmarks import core, garage, station
+from tests.benchmarks import core, garage, sharing, station
 
 
 def main() -> int:
     """Run one benchmark or all and print what they measured."""
-    suites = {"core": core.report, "station": station.report, "garage": garage.report}
+    suites = {
+        "sharing": sharing.report,
+        "core": core.report,
+        "station": station.report,
+        "garage": garage.report,
+    }
     names = sys.argv[1:] or list(suites)
-    if names[0] == "garage":
+    if names[0] in ("garage", "sharing"):
         print(f"measured on {station.machine()}")
-        return garage.main(names[1:])
+        return (garage if names[0] == "garage" else sharing).main(names[1:])
     unknown = [name for name in names if name not in suites]
     if unknown:
         print(f"no benchmark {unknown[0]!r}; there are: {', '.join(suites)}", file=sys.stderr)

@@ -1,10 +1,9 @@
-"""The core alone: one share, one tick, per number of connectors."""
+"""The core alone: one tick, per number of connectors. The kernel in it: `sharing`."""
 
 import statistics
 import time
 from collections.abc import Callable
 
-from edge.control.sharing import Tree
 from edge.control.site import Card
 from edge.control.station import step
 from edge.events import Credential, Tick
@@ -22,17 +21,6 @@ def median_us(call: Callable[[], object], rounds: int = ROUNDS) -> float:
         call()
         times.append(time.perf_counter_ns() - began)
     return statistics.median(times) / 1000
-
-
-def share_us(n: int) -> float:
-    """Time one contended share: half of what all maxima would take, groups of eight on a sub-circuit."""
-    groups = -(-n // 8)
-    lines = [7 if i % 2 else 1 << i % 3 for i in range(n)]
-    tree = Tree([-1] + [0] * groups, [1 + i // 8 for i in range(n)], lines)
-    most = [16_000 + 97 * i for i in range(n)]
-    rows = [sum(most) // 2] * 3 + [sum(most[:8]) // 2] * 3 * groups
-    least, order = [6_000] * n, list(range(n))
-    return median_us(lambda: tree.share(rows, least, most, order))
 
 
 def charging_station(n: int) -> Story:
@@ -58,9 +46,7 @@ def tick_us(n: int) -> float:
 
 def report() -> list[tuple[str, str, str]]:
     """Measure all; rows of (what, result, target)."""
-    rows = [(f"share, {n} connectors, contended, median", f"{share_us(n):.0f} us", "") for n in (4, 64)]
-    rows += [
+    return [
         (f"one tick of the core, {n} connectors, median", f"{tick_us(n) / 1000:.2f} ms", "1 ms")
         for n in (4, 64)
     ]
-    return rows

@@ -1,13 +1,10 @@
 """The sharing kernel against oracles of other kinds, and as plain Python against its compiled self."""
 
-import importlib.util
 import itertools
 import random
-import sys
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from math import floor
-from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -17,6 +14,7 @@ from hypothesis import strategies as st
 from edge.control import sharing
 from edge.control.sharing import INACTIVE, MOST_CONNECTORS, MOST_MA, MOST_WEIGHT, OWN_MAXIMUM, UNFIT, Tree
 from tests.control.oracle import FAMILIES, Instance, admitted, best_set, by_linear_programs, exact, rows_of
+from tests.plain_sharing import plain_build
 
 SEEDS = 300
 """Instances of each family; each is shared twice, strictly by class and not."""
@@ -85,14 +83,7 @@ def left_in(case: Instance, x: Sequence[int]) -> list[int]:
 @pytest.fixture(scope="module")
 def plain() -> ModuleType:
     """The same file, interpreted."""
-    path = Path(sharing.__file__).parent / "sharing.py"
-    spec = importlib.util.spec_from_file_location("plain_sharing", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["plain_sharing"] = module
-    spec.loader.exec_module(module)
-    return module
+    return plain_build()
 
 
 def test_the_product_runs_the_compiled_build(plain: ModuleType) -> None:
