@@ -16,7 +16,7 @@ def main() -> int:
     names = sys.argv[1:] or list(suites)
     if names[0] in ("garage", "sharing"):
         print(f"measured on {station.machine()}")
-        return (garage if names[0] == "garage" else sharing).main(names[1:])
+        return garage.main(names[1:]) if names[0] == "garage" else sharing.main(names[1:])
     unknown = [name for name in names if name not in suites]
     if unknown:
         print(f"no benchmark {unknown[0]!r}; there are: {', '.join(suites)}", file=sys.stderr)

@@ -1,8 +1,8 @@
 """`./run bench sharing [--write]`: the kernel alone, per call, and its ratios against the committed ones.
 
 Times differ between machines, ratios hardly do: how much the compiled build is faster than the same file as
-plain Python, how time grows from 64 to 1024 connectors, what depth costs. A ratio more than 25 % worse than the
-one in `sharing_baseline.json` fails the run; `--write` records new ones, to be committed with their reason.
+plain Python, how time grows from 64 to 1024 connectors, what depth costs. A ratio more than 25 % worse than
+the one in `sharing_baseline.json` fails the run; `--write` records new ones, to be committed with their reason.
 """
 
 import json
@@ -55,7 +55,7 @@ def garage(n: int, depth: int) -> tuple[list[int], list[int]]:
 
 
 def case(module: ModuleType, n: int, depth: int = 3, ratio: float = 0.5) -> Case:
-    """Half of the connectors on three phases, all maxima and weights distinct, rows at `ratio` of their wish."""
+    """Half of the connectors on three phases, maxima and weights distinct, rows at `ratio` of their wish."""
     rng = random.Random(n)  # noqa: S311 - the same numbers on every run
     parents, circuit_of = garage(n, depth)
     lines = [7 if i % 2 else 1 << i // 2 % 3 for i in range(n)]
