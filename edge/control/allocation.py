@@ -4,6 +4,8 @@ Called on every tick and whenever a session starts or ends. Decreases stand befo
 car may still draw after a decrease is not given away (`state.drawable_ma`).
 """
 
+from collections.abc import Callable
+
 from msgspec import Struct
 from msgspec.structs import replace
 
@@ -56,7 +58,33 @@ class Wish(Struct):
     until_ms: int | None = None
 
 
-def allocate(station: Station) -> tuple[Station, list[SetOffer]]:
+Shares = dict[int, tuple[int, int]]
+"""Per connector that asks: its current in mA, and the row or constant of `sharing` that bound it."""
+
+
+def certified_shares(tree: Tree, asked: list[int], *, strict: bool) -> Shares | None:
+    """Ask the tree, in which everything but the order by class stands; None without a certificate.
+
+    Classes are filled along an order by class. Where a protected turn stands before a higher class, admission
+    goes by turns first, and those who are on are then filled by class.
+    """
+    by_class = sorted(asked, key=lambda i: -tree.priority[i]) if strict else asked
+    if not tree.share(len(asked), by_class == asked and strict):
+        return None
+    shares = {i: (tree.x[i], tree.bound[i]) for i in asked}
+    if by_class != asked:
+        on = [i for i in by_class if shares[i][0]]
+        for place, i in enumerate(on):
+            tree.order[place] = i
+        if not tree.share(len(on), strict):
+            return None
+        shares |= {i: (tree.x[i], tree.bound[i]) for i in on}
+    return shares
+
+
+def allocate(
+    station: Station, share: Callable[..., Shares | None] = certified_shares
+) -> tuple[Station, list[SetOffer]]:
     """New offers for all connectors and the commands that carry them, decreases first."""
     station = turns.rested(station)
     site, now = station.site, station.now_ms
@@ -68,7 +96,7 @@ def allocate(station: Station) -> tuple[Station, list[SetOffer]]:
     load = [0] * len(space.room)
     for i, ma in enumerate(drawn):
         add_load(space.rows, load, i, ma)
-    station, wishes = _wishes(station, space, drawn)
+    station, wishes = _wishes(station, space, drawn, share)
     connectors = list(station.connectors)
     sent: list[SetOffer] = []
 
@@ -123,7 +151,9 @@ def _excess(
     return off
 
 
-def _wishes(station: Station, space: Headroom, drawn: list[int]) -> tuple[Station, list[Wish]]:
+def _wishes(
+    station: Station, space: Headroom, drawn: list[int], share: Callable[..., Shares | None]
+) -> tuple[Station, list[Wish]]:
     """What each connector should have if all cars followed at once, and the station with its turns taken."""
     site, tree = station.site, space.rows.tree
     room = list(space.room)
@@ -150,7 +180,7 @@ def _wishes(station: Station, space: Headroom, drawn: list[int]) -> tuple[Statio
         session = station.connectors[i].session
         tree.weight[i] = weight
         tree.priority[i] = session.tier.priority if session else 0
-    if (shares := _share(tree, asked, strict=site.sharing.strict)) is not None:
+    if (shares := share(tree, asked, strict=site.sharing.strict)) is not None:
         station = _certified(station, ok=True)
         station = turns.taken(station, asked, [shares[i][0] > 0 for i in asked])
         for i in asked:
@@ -166,26 +196,6 @@ def _wishes(station: Station, space: Headroom, drawn: list[int]) -> tuple[Statio
             add_load(space.rows, room, i, -offer)
     _leave_to_resting(station, space, room, wishes)
     return station, wishes
-
-
-def _share(tree: Tree, asked: list[int], *, strict: bool) -> dict[int, tuple[int, int]] | None:
-    """Share current and the row that bound it, for each connector; None without a certificate.
-
-    Classes are filled along an order by class. Where a protected turn stands before a higher class, admission
-    goes by turns first, and those who are on are then filled by class.
-    """
-    by_class = sorted(asked, key=lambda i: -tree.priority[i]) if strict else asked
-    if not tree.share(len(asked), by_class == asked and strict):
-        return None
-    shares = {i: (tree.x[i], tree.bound[i]) for i in asked}
-    if by_class != asked:
-        on = [i for i in by_class if shares[i][0]]
-        for place, i in enumerate(on):
-            tree.order[place] = i
-        if not tree.share(len(on), strict):
-            return None
-        shares |= {i: (tree.x[i], tree.bound[i]) for i in on}
-    return shares
 
 
 def _takes_part(station: Station, i: int) -> bool:

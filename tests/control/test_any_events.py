@@ -6,11 +6,16 @@ from hypothesis import strategies as st
 from edge import events
 from edge.commands import SetOffer
 from edge.control.session import ENERGISED
+from edge.control.site import Cap, Signal, SignalKind, Solar
 from edge.control.station import start, step
 from edge.control.view import view
 from edge.records import ClaimState, ClockQuality
 from tests.control.story import ALICE, BOB, PHONE, STRANGER, site
 
+SIGNALS = (
+    Signal("grid", SignalKind.GRID, None, 0, Cap(power_mw=0)),
+    Signal("sun", SignalKind.SOLAR, 0, None, None, Solar()),
+)
 times = st.integers(0, 4_000_000)
 amps = st.integers(-100_000, 2_000_000)
 devices = st.sampled_from(
@@ -41,6 +46,7 @@ any_event = st.one_of(
         st.booleans(),
         st.none() | st.integers(0, 80_000),
         st.lists(st.sampled_from(["evse_rcd", "evse_diode", "evse_failure", "evse_ventilation"])).map(tuple),
+        st.sampled_from([None, 1, 3]),
     ),
     st.builds(
         events.CardSeen,
@@ -54,6 +60,18 @@ any_event = st.one_of(
     st.builds(events.ClaimAnswered, times, claim_ids, states),
     st.builds(events.UplinkChanged, times, st.booleans()),
     st.builds(events.FaultClearRequested, times, st.integers(0, 3)),
+    st.builds(events.DemandStated, times, st.integers(0, 3), amps, amps, amps),
+    st.builds(
+        events.LimitSignalled,
+        times,
+        st.sampled_from(["grid", "sun", "technician"]),
+        st.sampled_from([None, "main", "none"]),
+        st.sampled_from([None, 1, 9]),
+        st.none() | st.tuples(amps, amps, amps),
+        st.none() | st.integers(-1, 2**40),
+        st.integers(-1, 2**40),
+    ),
+    st.builds(events.PhasesRequested, times, st.integers(0, 3), st.integers(0, 4)),
     st.builds(events.StopRequested, times),
 )
 
@@ -63,7 +81,7 @@ any_event = st.one_of(
 def test_any_events_in_any_order_leave_a_station_that_can_be_shown_and_is_safe(
     happened: list[events.Event],
 ) -> None:
-    station, _ = start(site(), "ep0c" * 8, 1, [], 0, None)
+    station, _ = start(site(signals=SIGNALS, unbalance_ma=20_000), "ep0c" * 8, 1, [], 0, None)
     outlets = {outlet.number: outlet for outlet in station.site.outlets}
     for event in happened:
         before = station

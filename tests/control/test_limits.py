@@ -6,10 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edge.control.allocation import allocate
 from edge.control.limits import add_load, permit, room_for
 from edge.control.rows import row_name, rows_of
 from edge.control.site import NO_PARENT, Circuit, Outlet, Site
-from tests.control.story import TARIFF
+from tests.control.story import TARIFF, Story
 
 OUTLET = Outlet(1, 1, (1, 2, 0), 6_000, 16_000, "m1", ventilated=False)
 SINGLE = Outlet(2, 0, (2,), 6_000, 32_000, "m2", ventilated=False)
@@ -65,3 +66,23 @@ def test_rows_have_names_a_technician_knows() -> None:
     assert row_name(SITE, ROWS, 4) == "circuit garage L2"
     assert row_name(SITE, ROWS, 6) == "total of circuit main"
     assert row_name(SITE, ROWS, 9) == "unbalance of circuit main L3"
+
+
+def test_an_answer_without_its_certificate_changes_no_offer_and_is_a_fault() -> None:
+    story = Story()
+    story.pass_time(1_000)
+    for number in (1, 2):
+        story.arrive(number)
+    story.pass_time(30_000)
+    offers = [plug.offer_ma for plug in story.plugs.values()]
+    station, sent = allocate(story.station, share=lambda *_args, **_strict: None)
+    assert [fault.kind.name for fault in station.faults] == ["sharing_failed"]
+    assert [connector.offer_ma for connector in station.connectors] == offers
+    assert [command.offer_ma for command in sent if command.offer_ma not in offers] == []
+    # The last word still lowers what no longer fits.
+    story.background_ma = (20_000, 0, 0)
+    story.measure_site()
+    station, _ = allocate(story.station, share=lambda *_args, **_strict: None)
+    assert sum(connector.offer_ma for connector in station.connectors) <= 12_000
+    station, _ = allocate(station)
+    assert station.faults == ()
