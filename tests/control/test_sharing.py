@@ -2,6 +2,7 @@
 
 import itertools
 import random
+import sys
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from math import floor
@@ -361,3 +362,14 @@ def test_questions_that_do_not_fit_the_tree_are_refused() -> None:
             tree.solve(room, least, most, order, weight)
     with pytest.raises(ValueError, match="more connectors"):
         tree.share(2)
+
+
+@families
+def test_a_tick_allocates_nothing(family: str) -> None:
+    for case, strict in instances(family, 5):
+        tree = solved(case, strict=strict)
+        asking = len(case.order)
+        before = sys.getallocatedblocks()
+        for _ in range(500):
+            tree.share(asking, strict)
+        assert sys.getallocatedblocks() - before < 10  # the loop's own
