@@ -10,6 +10,7 @@ from matplotlib.colors import LinearSegmentedColormap, Normalize, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
+from tests.benchmarks.garage_bound import bound_wh
 from tests.benchmarks.garage_core import Replay
 from tests.benchmarks.garage_world import MAX_MA, MIN_MA, WEEK, Floats, Garage, garage, limited, rows
 
@@ -75,13 +76,14 @@ def draw() -> Path:
         f"One day in a garage: {len(place.cars)} cars share {trace.limits_a[0]:.0f} A per phase",
         x=0.075, y=0.975, ha="left", fontsize=15, fontweight="bold",
     )  # fmt: skip
+    took_kwh = replayed.outcome.wh.sum() / 1000
     kwh = sum(car.wish_wh for car in place.cars) / 1000
     figure.text(
         0.075, 0.95,
-        f"Caltech garage, {WEEK[0]:%d %B %Y} (ACN-Data, CC BY 4.0), {len(place.site.outlets)} connectors "
-        f"on a three-phase tree.\nThe cars could take {kwh:.0f} kWh and would draw up to "
-        f"{place.peak_ma / 1000:.0f} A per phase if nobody held them back; they took "
-        f"{replayed.outcome.wh.sum() / 1000:.0f} kWh.",
+        f"Caltech garage, {WEEK[0]:%d %B %Y} (ACN-Data, CC BY 4.0): {len(place.site.outlets)} connectors on "
+        f"a three-phase tree; unhindered, up to {place.peak_ma / 1000:.0f} A.\n"
+        f"The cars wished for {kwh:.0f} kWh and took {took_kwh:.0f}, "
+        f"{took_kwh * 1000 / bound_wh(place):.0%} of what perfect foresight could give.",
         fontsize=9.5, linespacing=1.5, va="top",
     )  # fmt: skip
     figure.savefig(PICTURE, dpi=110)
