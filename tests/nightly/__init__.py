@@ -1,0 +1,1 @@
+"""What takes minutes: `./run nightly`. A short run of the same code is part of all tests."""
