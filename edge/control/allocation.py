@@ -41,6 +41,9 @@ RAISE_EVERY_MS = SETTLE_MS
 RAISE_STEP_MA = 1_000
 """Raises below 1 A are not worth a message to the car, unless they reach its maximum."""
 
+SMALL_STEP_EVERY_MS = 60_000
+"""... and those below it once a minute, so that the last amperes are not left unused."""
+
 RAMP_MA = 10_000
 """The most an offer rises at a time: 2 A a second, 14 s from 6 A to 32 A. Many cars that come back after an
 outage or a stale meter are seen by the circuit's meter before they have all of it."""
@@ -262,6 +265,8 @@ def _shared(station: Station, space: Headroom, i: int, x: int, bound: int, most:
 def _most(station: Station, space: Headroom, i: int) -> Wish:
     """The most this car can use, and what says so; one that does not ask keeps its minimum."""
     connector, outlet = station.connectors[i], station.site.outlets[i]
+    if not connector.offer_ma and (until_ms := _paused_until_ms(station, i)) is not None:
+        return Wish(0, "pause", "paused, and not to be switched on again at once", until_ms)
     most = Wish(outlet.max_ma, "maximum", "own maximum")
     look = connector.evse
     if look is not None and look.cable_ma is not None and look.cable_ma < most.ma:
@@ -316,24 +321,27 @@ def _certified(station: Station, *, ok: bool) -> Station:
     return station if faults is station.faults else replace(station, faults=faults)
 
 
-def _not_yet(  # noqa: PLR0911 - one reason per return
-    station: Station, i: int, allowed_ma: int
-) -> Wish | None:
+def _paused_until_ms(station: Station, i: int) -> int | None:
+    """Until when a paused car is not switched on again; it takes nobody's place until then."""
+    paused_ms = station.connectors[i].turn.paused_ms
+    if paused_ms is None or station.now_ms - paused_ms >= station.site.sharing.min_off_ms:
+        return None
+    return paused_ms + station.site.sharing.min_off_ms
+
+
+def _not_yet(station: Station, i: int, allowed_ma: int) -> Wish | None:
     """Why a raise has to wait; None when it may be made now."""
     connector, outlet, now = station.connectors[i], station.site.outlets[i], station.now_ms
     if not is_fresh(connector.meter, now, METER_STALE_MS):
         return Wish(0, "meter_silent", "nothing is raised while the meter is silent")
     if connector.offer_ma == 0:
-        paused_ms = connector.turn.paused_ms
-        if paused_ms is not None and now - paused_ms < station.site.sharing.min_off_ms:
-            until_ms = paused_ms + station.site.sharing.min_off_ms
-            return Wish(0, "pause", "paused, and not to be switched on again at once", until_ms)
         return None
     if connector.asking_since_ms is not None and connector.offered_ms < connector.asking_since_ms:
         return None  # it was offered the minimum until it asked; there is nothing to settle
     if now - connector.offered_ms < RAISE_EVERY_MS:
         return Wish(0, "ramp", "rising slowly", connector.offered_ms + RAISE_EVERY_MS)
-    if allowed_ma - connector.offer_ma < RAISE_STEP_MA and allowed_ma < outlet.max_ma:
+    small = allowed_ma - connector.offer_ma < RAISE_STEP_MA and allowed_ma < outlet.max_ma
+    if small and now - connector.offered_ms < SMALL_STEP_EVERY_MS:
         return Wish(0, "step", "steps below 1 A are not passed on")
     return None
 

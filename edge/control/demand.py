@@ -51,8 +51,14 @@ def weights(station: Station, members: list[int], phases: list[int]) -> list[int
         session = station.connectors[i].session
         percent = session.tier.weight_percent if session else 100
         ma = middle if need is None else min(MOST_NEED_MA, max(LEAST_NEED_MA, need))
-        found.append(max(1, ma // WEIGHT_STEP_MA * percent // 100))
+        found.append(max(1, _coarse(ma) // WEIGHT_STEP_MA * percent // 100))
     return found
+
+
+def _coarse(ma: int) -> int:
+    """The need to three significant bits: it moves by the second, and offers need not follow that closely."""
+    bits = max(0, ma.bit_length() - 3)
+    return ma >> bits << bits
 
 
 def answered(station: Station, rows: Rows, room: list[int], i: int, demand: Demand) -> Demand:

@@ -1,7 +1,7 @@
 # C types of sharing.py; the logic stands there and runs without this file.
 cimport cython
 
-cdef long long _OWN_MAXIMUM, _UNFIT, _INACTIVE, _MOST_WEIGHT, _MOST_MA, _FRACTION, _SHIFT, _UP
+cdef long long _OWN_MAXIMUM, _UNFIT, _INACTIVE, _MOST_WEIGHT, _MOST_MA, _FRACTION, _SHIFT, _UP, _FINEST
 cdef long long _OFF, _RISING, _SETTLED, _LATER
 
 
@@ -80,7 +80,7 @@ cdef class Tree:
                    times="long long", wanted_ma="long long",
                    weights="long long", at="long long", whole="long long", rest="long long",
                    low_weights="long long", low_ma="long long", top_weights="long long", top_ma="long long",
-                   missing="long long", spare="long long")
+                   missing="long long", spare="long long", drop_top=bint, drop_low=bint)
     cdef long long _level(self, Py_ssize_t row) except? -9
 
     @cython.locals(i=Py_ssize_t, j=Py_ssize_t, num="long long", den="long long", at="long long",
@@ -112,4 +112,5 @@ cdef class Tree:
     @cython.locals(r="long long", j=Py_ssize_t)
     cdef bint _is_stopped(self, Py_ssize_t i) except -1
 
+    @cython.locals(most="long long")
     cdef bint _stops(self, Py_ssize_t row, Py_ssize_t i) except -1

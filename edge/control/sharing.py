@@ -59,6 +59,7 @@ connectors on one row three times over still less than a milliamp in sum, so no 
 # The same for the compiled loops: C integers of this module, invisible from outside (see sharing.pxd).
 _OWN_MAXIMUM, _UNFIT, _INACTIVE = OWN_MAXIMUM, UNFIT, INACTIVE
 _MOST_WEIGHT, _MOST_MA, _FRACTION, _SHIFT, _UP = MOST_WEIGHT, MOST_MA, FRACTION, LEVEL - FRACTION, UP
+_FINEST = 14  # UP is 2^-14 mA
 
 _OFF, _RISING, _SETTLED, _LATER = 0, 1, 2, 3
 
@@ -382,19 +383,25 @@ class Tree:
                 break
             missing = (low_ma << _FRACTION) - (low_weights * whole + low_weights * rest // weights)
             spare = (top_weights * whole + top_weights * rest // weights) - (top_ma << _FRACTION)
+            # Where there is only one kind, it goes: rounding may have made its part negative.
+            drop_top = low_weights == 0 or (top_weights > 0 and spare >= missing)
+            drop_low = top_weights == 0 or (low_weights > 0 and missing >= spare)
             kept = 0
             for j in range(count):
                 i = self._picked[j]
-                if (spare >= missing and at >= self._top[i]) or (missing >= spare and at <= self._low[i]):
+                if at >= self._top[i]:
+                    if drop_top:
+                        continue
+                elif drop_low and at <= self._low[i]:
                     continue
                 self._picked[kept] = i
                 self._picked_times[kept] = self._picked_times[j]
                 kept += 1
             count = kept
-            if spare >= missing:
+            if drop_top:
                 left -= top_ma << _FRACTION
                 weights -= top_weights
-            if missing >= spare:
+            if drop_low:
                 left -= low_ma << _FRACTION
                 weights -= low_weights
         return at
@@ -591,9 +598,14 @@ class Tree:
         return False
 
     def _stops(self, row: int, i: int) -> bool:
-        return self._solved[row] == 1 and (
-            self._num[row] * self._weight[i] <= (self._x[i] + 1) * self._den[row]
-        )
+        """Whether `row` is full of others who have no more for their weight, to a milliamp of rounding down.
+
+        Another's milliamps may have been rounded up by UP, 2^-14 of one.
+        """
+        if self._solved[row] != 1:
+            return False
+        most = (self._num[row] << _FINEST) - 1
+        return most * self._weight[i] <= ((self._x[i] + 1) << _FINEST) * self._den[row]
 
     # -- with lists ------------------------------------------------------------------------------------
 

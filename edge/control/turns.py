@@ -6,10 +6,11 @@ that is over. Within a slot whoever has a place keeps it, as long as his minimum
 for the next slot, unless there is room beside the others.
 
 The bound. Whoever begins to wait is given the slot in which his turn comes at the latest: as many slots on as
-it takes to serve all who wait now, himself included, if as many are served at a time as are on now. At the
-beginning of a slot those whose time has come stand first. Those before their time are not bound to an order:
-first who got less than a fifth of what he asked for, by waiting time, then by need.
-`./run bench garage` shows what this order is worth; tests/control/test_turns.py proves the bound.
+it takes to serve all who wait now, himself included, if as many are served at a time as are on now. Whose
+time has come stands first, and before those who have a place but are beyond their minimum on-time, too: it
+may have come while he was in his minimum off-time. Those before their time are not bound to an order: first
+who got less than a fifth of what he asked for, by waiting time, then by need. `./run bench garage` shows what
+this order is worth; tests/control/test_turns.py proves the bound.
 """
 
 from collections.abc import Sequence
@@ -28,6 +29,11 @@ twentieth of all drivers twice as much, at the same energy in total."""
 
 PROBE_MS = 60_000
 """How long a car may hold its minimum without asking: some take half a minute from the offer to state C."""
+
+
+FULL_SLOTS = 8
+"""A car that stopped asking by itself is full rather than asleep. Most cars of a garage are, for hours:
+trying each of them once a slot took a tenth of the current from those who asked (`./run bench garage`)."""
 
 
 def slot_of(station: Station) -> int:
@@ -53,8 +59,10 @@ def order(station: Station, wanting: Sequence[int]) -> list[int]:
             stays = _protected(station, i) or turn.slot == slot
             first = _protected(station, i) or (stays and lowest is not None and rank > lowest)
             # The longest on goes first when one has to go.
-            return (0 if first else 1, -rank, 0 if stays else 2, -turn.on_since_ms, seq)
-        return (1, -rank, 1, *_queue_key(station, i), seq)
+            return (0 if first else 1, -rank, 1 if stays else 3, -turn.on_since_ms, seq)
+        if turn.waiting_since_ms is not None and slot >= turn.due_slot:
+            return (1, -rank, 0, turn.due_slot, turn.waiting_since_ms, seq)
+        return (1, -rank, 2, *_queue_key(station, i), seq)
 
     return sorted(wanting, key=place)
 
@@ -63,13 +71,11 @@ def _queue_key(station: Station, i: int) -> tuple[int, ...]:
     connector = station.connectors[i]
     waited_since = connector.turn.waiting_since_ms
     if waited_since is None:
-        return (1, 1, station.now_ms)
-    if slot_of(station) >= connector.turn.due_slot:
-        return (0, connector.turn.due_slot, waited_since)
+        return (1, 0, station.now_ms)
     if _underserved(connector):
-        return (1, 0, waited_since)
+        return (0, waited_since)
     need = need_ma(connector, phases_of(connector, station.site.outlets[i]), station.now_ms)
-    return (1, 1, -(need or 0), waited_since)
+    return (1, -(need or 0), waited_since)
 
 
 def taken(station: Station, wanting: Sequence[int], admitted: Sequence[bool]) -> Station:
@@ -146,7 +152,8 @@ def tried_again_ms(station: Station, i: int) -> int:
     """When a resting connector without an offer stands in the queue again."""
     connector = station.connectors[i]
     since_ms = max(connector.turn.resting_since_ms or 0, connector.offered_ms)
-    return since_ms + station.site.sharing.slot_ms
+    full = connector.asked_ms > connector.since_ms  # it asked in this session and stopped by itself
+    return since_ms + station.site.sharing.slot_ms * (FULL_SLOTS if full else 1)
 
 
 def _protected(station: Station, i: int) -> bool:

@@ -67,6 +67,7 @@ def test_the_least_that_a_driver_asks_for_is_given_or_nothing() -> None:
     ask(story, 2, 20, 2, min_ma=10_000)
     story.pass_time(5_000)
     assert sorted(offers(story)) == [0, 24_000]  # 16 A and 10 A do not fit into 24 A
+    story.pass_time(story.site.sharing.min_off_ms)
     assert "turn" in {story.connector(n).why.kind for n in (1, 2)}
 
 

@@ -91,7 +91,25 @@ def test_who_waits_is_told_why_and_until_when() -> None:
     assert why.until_ms == story.station.started_ms + SLOT_MS
     story.pass_time(SLOT_MS, step_ms=STEP_MS)
     assert story.plugs[2].offer_ma == 10_000
+    assert story.connector(1).why.kind == "pause"
+    story.pass_time(story.site.sharing.min_off_ms, step_ms=STEP_MS)
     assert story.connector(1).why.kind == "turn"
+
+
+def test_who_was_paused_in_the_middle_of_a_slot_does_not_miss_his_turn_for_his_off_time() -> None:
+    story = Story(site(limit_ma=13_000))
+    story.pass_time(1_000)
+    for number in (1, 2):
+        story.arrive(number, Car(lag_ms=0))
+    story.pass_time(12 * 60_000, step_ms=STEP_MS)
+    story.background_ma = (5_000, 5_000, 5_000)  # one of them has to go, three minutes before the slot ends
+    story.pass_time(60_000, step_ms=STEP_MS)
+    paused = 1 if story.plugs[1].offer_ma == 0 else 2
+    waited_ms = 60_000
+    while story.plugs[paused].offer_ma == 0:
+        story.pass_time(STEP_MS, step_ms=STEP_MS)
+        waited_ms += STEP_MS
+    assert story.site.sharing.min_off_ms <= waited_ms <= story.site.sharing.min_off_ms + 4 * STEP_MS
 
 
 def test_a_paused_car_is_not_switched_on_again_before_its_off_time() -> None:
