@@ -330,6 +330,32 @@ def test_the_largest_site_and_the_largest_numbers_are_shared_exactly() -> None:
         assert 3 * sum(x) <= room
 
 
+@pytest.mark.parametrize(
+    "case",
+    [
+        # What the higher class left by rounding is less than the lower one's weight can be told from nothing.
+        Instance([-1], [0] * 3, [1] * 3, [10_000, 0, 0], [0] * 3, [20_000] * 3, [0, 1, 2],
+                 [1, 2, MOST_WEIGHT - 1], [1, 1, 0]),
+        # The first is rounded up to a milliamp, which makes the others look as if they had too little.
+        Instance([-1], [0] * 3, [1] * 3, [3 * (1 << 17) - 4, 0, 0], [0] * 3, [1 << 20] * 3, [0, 1, 2],
+                 [1, 1 << 18, 1 << 17], [0] * 3),
+        # Two rows with less than a millionth of a milliamp left fill up at levels that look the same.
+        pytest.param(
+            Instance([-1], [0] * 7, [3, 3, 2, 3, 2, 3, 1], [1, 2, 0], [0] * 7, [32_000] * 7, list(range(7)),
+                     [1, 7, 11, 5, 2, 207_471, 1], [1, 1, 1, 1, 1, 0, 0]),
+            marks=pytest.mark.xfail(raises=ArithmeticError, reason="a negative rest is read as 'never full'"),
+        ),
+    ],
+    ids=["less than a weight", "rounded up", "level rows"],
+)  # fmt: skip
+def test_what_rounding_leaves_is_nobodys(case: Instance) -> None:
+    x, _ = solve(sharing, case, strict=True)
+    assert all(
+        got == floor(want) or 0 < got - want <= ROUNDED_UP
+        for got, want in zip(x, exact(case, strict=True), strict=True)
+    )
+
+
 def test_impossible_trees_are_refused() -> None:
     for parents, circuit_of, lines, sums in (
         ([0], [], [], []),
