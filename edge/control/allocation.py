@@ -27,7 +27,8 @@ from edge.control.state import (
     drawable_ma,
     is_fresh,
 )
-from edge.control.usage import excess_ma
+from edge.control.turns import Shares
+from edge.control.usage import excess_ma, over_ma
 
 LEASE_MS = 3_000
 """How long a controller may hold an offer without hearing from the core: twelve ticks."""
@@ -61,17 +62,15 @@ class Wish(Struct):
     until_ms: int | None = None
 
 
-Shares = dict[int, tuple[int, int]]
-"""Per connector that asks: its current in mA, and the row or constant of `sharing` that bound it."""
-
-
 def certified_shares(tree: Tree, asked: list[int], *, strict: bool) -> Shares | None:
-    """Ask the tree, in which everything but the order by class stands; None without a certificate.
+    """Ask the tree, in which everything but the order stands; None without a certificate.
 
     Classes are filled along an order by class. Where a protected turn stands before a higher class, admission
     goes by turns first, and those who are on are then filled by class.
     """
     by_class = sorted(asked, key=lambda i: -tree.priority[i]) if strict else asked
+    for place, i in enumerate(asked):
+        tree.order[place] = i
     if not tree.share(len(asked), by_class == asked and strict):
         return None
     shares = {i: (tree.x[i], tree.bound[i]) for i in asked}
@@ -93,7 +92,7 @@ def allocate(
     site, now = station.site, station.now_ms
     space = headroom(station)
     drawn = [
-        drawable_ma(connector, now, outlet.max_ma)
+        drawable_ma(connector, now, outlet.max_ma, outlet.failsafe_ma)
         for connector, outlet in zip(station.connectors, site.outlets, strict=True)
     ]
     load = [0] * len(space.room)
@@ -107,7 +106,7 @@ def allocate(
         connectors[i], send = _offered(connectors[i], offer_ma, wish, drawn[i], now)
         if send:
             sent.append(SetOffer(site.outlets[i].number, offer_ma, now, LEASE_MS))
-            drawn_now = drawable_ma(connectors[i], now, site.outlets[i].max_ma)
+            drawn_now = drawable_ma(connectors[i], now, site.outlets[i].max_ma, site.outlets[i].failsafe_ma)
             add_load(space.rows, load, i, drawn_now - drawn[i])
             drawn[i] = drawn_now
 
@@ -131,6 +130,22 @@ def allocate(
     for i in _excess(space, connectors, drawn, site.outlets):
         settle(i, 0, Wish(0, "check", "internal check: offers did not fit the circuit"))
     return replace(station, connectors=tuple(connectors)), sent
+
+
+def prospect_ma(station: Station, i: int) -> int:
+    """What connector `i` would be offered in the end if its car asked now and all else stayed as it is."""
+    connector = station.connectors[i]
+    on_since_ms = connector.turn.on_since_ms or station.now_ms
+    turn = replace(connector.turn, resting_since_ms=None, on_since_ms=on_since_ms)
+    asks = replace(connector, state=State.CHARGING, asking_since_ms=station.now_ms, turn=turn)
+    rest = station.connectors
+    station = replace(station, connectors=(*rest[:i], asks, *rest[i + 1 :]))
+    drawn = [
+        drawable_ma(each, station.now_ms, outlet.max_ma, outlet.failsafe_ma)
+        for each, outlet in zip(station.connectors, station.site.outlets, strict=True)
+    ]
+    _, wishes = _wishes(station, headroom(station), drawn, certified_shares)
+    return wishes[i].ma
 
 
 def _excess(
@@ -158,34 +173,25 @@ def _wishes(
     station: Station, space: Headroom, drawn: list[int], share: Callable[..., Shares | None]
 ) -> tuple[Station, list[Wish]]:
     """What each connector should have if all cars followed at once, and the station with its turns taken."""
-    site, tree = station.site, space.rows.tree
     room = list(space.room)
-    wishes = [Wish(0, "none", "") for _ in site.outlets]
+    wishes = [Wish(0, "none", "") for _ in station.connectors]
     wanting: list[int] = []
     for i, connector in enumerate(station.connectors):
         if _takes_part(station, i):
             wanting.append(i)
+            # What it takes beyond its offer, if only by a little, is not there for anybody.
+            add_load(space.rows, room, i, -over_ma(connector, station.now_ms))
         elif not (connector.turn.resting_since_ms is not None and _is_ours(station, i)):
             # Not ours to command, or on its way out: it counts with the worst it may draw.
             add_load(space.rows, room, i, -drawn[i])
             if connector.state in ENERGISED:
                 wishes[i] = _held(station, i)
     asked = turns.order(station, wanting)
-    phases = [len(lines) for lines in space.lines]
     most = {i: _most(station, space, i) for i in asked}
-    for row, ma in enumerate(room):
-        tree.room[row] = ma
-    for place, i in enumerate(asked):
-        tree.order[place] = i
-        tree.least[i] = _least_ma(station, i, most[i].ma)
-        tree.most[i] = most[i].ma
-    for i, weight in zip(asked, demand.weights(station, asked, phases), strict=True):
-        session = station.connectors[i].session
-        tree.weight[i] = weight
-        tree.priority[i] = session.tier.priority if session else 0
-    if (shares := share(tree, asked, strict=site.sharing.strict)) is not None:
+    shares = _shares(station, space, room, asked, most, share)
+    if shares is not None:
         station = _certified(station, ok=True)
-        station = turns.taken(station, asked, [shares[i][0] > 0 for i in asked])
+        station = turns.taken(station, shares, space.rows)
         for i in asked:
             x, bound = shares[i]
             wishes[i] = _shared(station, space, i, x, bound, most[i])
@@ -195,10 +201,56 @@ def _wishes(
         station = _certified(station, ok=False)
         for i in asked:
             offer = station.connectors[i].offer_ma
-            wishes[i] = Wish(_permitted(station, i, offer, offer), "check", "internal check: offers are kept")
-            add_load(space.rows, room, i, -offer)
+            fits = all(room[row] >= times * offer for row, times in space.rows.of[i])
+            kept = _permitted(station, i, offer, offer) if fits else 0
+            wishes[i] = Wish(kept, "check", "internal check: offers are kept where they fit")
+            add_load(space.rows, room, i, -kept)
     _leave_to_resting(station, space, room, wishes)
     return station, wishes
+
+
+def _shares(
+    station: Station,
+    space: Headroom,
+    room: list[int],
+    asked: list[int],
+    most: dict[int, Wish],
+    share: Callable[..., Shares | None],
+) -> Shares | None:
+    """Share `room` among `asked`, in this order of admission; None without a certificate.
+
+    Asked a second time where somebody must not have what he got: without those let in before one whose time
+    has come; and with those at the end who got less than their drivers want to charge with at all, so that
+    they get that beside everybody else's minimum, or nothing.
+    """
+    site, tree = station.site, space.rows.tree
+    phases = [len(lines) for lines in space.lines]
+    for row, ma in enumerate(room):
+        tree.room[row] = ma
+    for i, weight in zip(asked, demand.weights(station, asked, phases), strict=True):
+        session = station.connectors[i].session
+        tree.least[i] = site.outlets[i].min_ma
+        tree.most[i] = most[i].ma
+        tree.weight[i] = weight
+        tree.priority[i] = session.tier.priority if session else 0
+    shares = share(tree, asked, strict=site.sharing.strict)
+    if shares is None:
+        return None
+    out = {i: (0, row) for i, row in turns.held_back(station, shares, space.rows).items()}
+    choosy = []
+    for i, (x, _) in shares.items():
+        session = station.connectors[i].session
+        if i not in out and session is not None and session.demand is not None:
+            least = min(session.demand.min_ma, most[i].ma)
+            if 0 < x < least:
+                tree.least[i] = least
+                choosy.append(i)
+    if not out and not choosy:
+        return shares
+    again = share(
+        tree, [i for i in asked if i not in out and i not in choosy] + choosy, strict=site.sharing.strict
+    )
+    return None if again is None else again | out
 
 
 def _takes_part(station: Station, i: int) -> bool:
@@ -236,8 +288,14 @@ def _leave_to_resting(station: Station, space: Headroom, room: list[int], wishes
         if not resting or connector.phases_wanted is not None or not _is_ours(station, i):
             continue
         least = station.site.outlets[i].min_ma
-        if _most(station, space, i).ma >= least and all(
-            room[r] >= times * least for r, times in space.rows.of[i]
+        # Not on again soon after it was taken away for others: they may come and go.
+        soon = (
+            not connector.offer_ma and station.now_ms - connector.lowered_ms < station.site.sharing.min_off_ms
+        )
+        if (
+            not soon
+            and _most(station, space, i).ma >= least
+            and all(room[r] >= times * least for r, times in space.rows.of[i])
         ):
             wishes[i] = Wish(_permitted(station, i, least, least), "not_asking", "the car does not ask")
             add_load(space.rows, room, i, -least)
@@ -248,10 +306,13 @@ def _leave_to_resting(station: Station, space: Headroom, room: list[int], wishes
 
 def _shared(station: Station, space: Headroom, i: int, x: int, bound: int, most: Wish) -> Wish:
     """The share `x` of connector `i`, rounded to what is passed on, with its reason."""
-    if bound == UNFIT:
+    if bound == UNFIT or (x == 0 and bound < 0):
         return Wish(0, most.kind, most.text, most.until_ms)
     if x == 0:
+        session, least = station.connectors[i].session, station.site.outlets[i].min_ma
         text = f"waiting for its turn: the minimum does not fit {space.name(station, bound)}"
+        if session is not None and session.demand is not None and session.demand.min_ma > least:
+            text = f"waiting for the minimum its driver asked for on {space.name(station, bound)}"
         return Wish(0, "turn", text, turns.next_turn_ms(station, i))
     least = station.site.outlets[i].min_ma
     offer = max(least, x // OFFER_STEP_MA * OFFER_STEP_MA)
@@ -278,14 +339,6 @@ def _most(station: Station, space: Headroom, i: int) -> Wish:
     if look is not None and connector.asking_since_ms is None and outlet.min_ma < most.ma:
         most = Wish(outlet.min_ma, "not_asking", "the car does not ask")
     return most
-
-
-def _least_ma(station: Station, i: int, most_ma: int) -> int:
-    """The least this connector may be given: its minimum, or its driver's where that can be had."""
-    least, session = station.site.outlets[i].min_ma, station.connectors[i].session
-    if session is not None and session.demand is not None and session.demand.min_ma > least:
-        return max(least, min(session.demand.min_ma, most_ma))
-    return least
 
 
 def _permitted(station: Station, i: int, wanted_ma: int, room: int) -> int:
@@ -334,10 +387,10 @@ def _not_yet(station: Station, i: int, allowed_ma: int) -> Wish | None:
     connector, outlet, now = station.connectors[i], station.site.outlets[i], station.now_ms
     if not is_fresh(connector.meter, now, METER_STALE_MS):
         return Wish(0, "meter_silent", "nothing is raised while the meter is silent")
-    if connector.offer_ma == 0:
-        return None
-    if connector.asking_since_ms is not None and connector.offered_ms < connector.asking_since_ms:
-        return None  # it was offered the minimum until it asked; there is nothing to settle
+    fell = connector.lowered_ms > 0 and now - connector.lowered_ms < RAISE_EVERY_MS
+    began = connector.asking_since_ms is not None and connector.offered_ms < connector.asking_since_ms
+    if not fell and (connector.offer_ma == 0 or began):
+        return None  # a start, or it was offered the minimum until it asked; there is nothing to settle
     if now - connector.offered_ms < RAISE_EVERY_MS:
         return Wish(0, "ramp", "rising slowly", connector.offered_ms + RAISE_EVERY_MS)
     small = allowed_ma - connector.offer_ma < RAISE_STEP_MA and allowed_ma < outlet.max_ma
@@ -368,7 +421,8 @@ def _offered(
         held = connector.offer_ma if connector.sent_ms else _unknown_ma(connector)
         lowered = offer_ma < held
         turn = connector.turn
-        if offer_ma == 0 and connector.state in ENERGISED and connector.asking_since_ms is not None:
+        stopped = offer_ma == 0 and connector.state in ENERGISED and wish.kind != "phases"
+        if stopped and connector.asking_since_ms is not None:
             turn = replace(turn, paused_ms=now)
         elif offer_ma and turn.paused_ms is not None:
             turn = replace(turn, paused_ms=None)
@@ -382,11 +436,18 @@ def _offered(
             # What it may draw at this moment, it may go on drawing for a while; no more than that.
             hold_ma=max(held, drawn_ma) if lowered else offer_ma,
             lowered_ms=now if lowered else connector.lowered_ms,
+            told=_told(connector, held, now) if lowered else connector.told,
         )
         return after, True
     if offer_ma and now - connector.sent_ms >= RENEW_MS:
         return replace(connector, why=why, sent_ms=now), True
     return (connector, False) if why is connector.why else (replace(connector, why=why), False)
+
+
+def _told(connector: Connector, held_ma: int, now: int) -> tuple[tuple[int, int], ...]:
+    """The offers a car may still be coming down from, the one being withdrawn among them."""
+    kept = tuple(each for each in connector.told if each[0] > now and each[1] > held_ma)
+    return (*kept, (now + SETTLE_MS, held_ma))
 
 
 def _unknown_ma(connector: Connector) -> int:

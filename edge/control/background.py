@@ -9,7 +9,6 @@ circuit above its limit is acted on at once, with what is known.
 
 from msgspec.structs import replace
 
-from edge.control.site import NO_PARENT, Site
 from edge.control.state import METER_STALE_MS, CircuitState, Connector, Station, is_fresh
 from edge.events import MeterRead, Phases
 
@@ -37,7 +36,7 @@ def matched(station: Station, c: int, state: CircuitState) -> CircuitState:
         return state
     for i, connector in enumerate(station.connectors):
         meter = connector.meter
-        due = _is_below(station.site, i, c) and is_fresh(meter, station.now_ms, METER_STALE_MS)
+        due = station.site.is_below(i, c) and is_fresh(meter, station.now_ms, METER_STALE_MS)
         if due and meter is not None and meter.asked_ms < waiting.asked_ms:
             return state
     return replace(state, unmatched=None, background_ma=_not_ours(station, c, waiting))
@@ -46,7 +45,7 @@ def matched(station: Station, c: int, state: CircuitState) -> CircuitState:
 def _not_ours(station: Station, c: int, total: MeterRead) -> Phases:
     ours = [0, 0, 0]
     for i, connector in enumerate(station.connectors):
-        if _is_below(station.site, i, c):
+        if station.site.is_below(i, c):
             for k, line in enumerate(station.site.outlets[i].lines):
                 ours[line] += _measured_ma(connector, k, total.asked_ms, station.now_ms)
     left = [max(0, ma - our) for ma, our in zip(total.current_ma, ours, strict=True)]
@@ -67,12 +66,3 @@ def _measured_ma(connector: Connector, k: int, at_ms: int, now_ms: int) -> int:
     if meter.asked_ms < at_ms or earlier is None:
         return meter.current_ma[k]
     return max(meter.current_ma[k], earlier.current_ma[k])
-
-
-def _is_below(site: Site, i: int, c: int) -> bool:
-    circuit = site.outlets[i].circuit
-    while circuit != NO_PARENT:
-        if circuit == c:
-            return True
-        circuit = site.circuits[circuit].parent
-    return False

@@ -7,11 +7,8 @@ as 1 - laxity, in A: a car that must draw its maximum from now on has none left.
 from msgspec.structs import replace
 
 from edge.control.rows import Rows
-from edge.control.site import Outlet
+from edge.control.site import NOMINAL_V, Outlet
 from edge.control.state import Connector, Demand, Session, Station
-
-NOMINAL_V = 230
-"""EN 60038. Energy is metered; the voltage turns power into current where only a plan is needed."""
 
 LEAST_NEED_MA, MOST_NEED_MA = 1_000, 32_000
 """Needs are kept within these, so that no wish, however bold, makes a car worth more than 32 others.
@@ -61,13 +58,16 @@ def _coarse(ma: int) -> int:
     return ma >> bits << bits
 
 
-def answered(station: Station, rows: Rows, room: list[int], i: int, demand: Demand) -> Demand:
+def answered(
+    station: Station, rows: Rows, room: list[int], i: int, demand: Demand, prospect_ma: int
+) -> Demand:
     """The demand with its answer: whether it can be met beside what is promised to the others.
 
     Whoever stated a demand is promised its energy by his departure, everybody else who charges his minimum
     all the time. For each row and each moment by which somebody is promised something, what is promised until
     then must fit what can flow until then (the demand bound of earliest-deadline scheduling: Baruah, Rosier
-    and Howell, Real-Time Systems 2, 1990). It is a promise about today's limits, not about tomorrow's kettle.
+    and Howell, Real-Time Systems 2, 1990). And it must be met by `prospect_ma`, what sharing would give this
+    car now. It is a promise about today's limits and cars, not about tomorrow's kettle.
     """
     now = station.now_ms
     outlet = station.site.outlets[i]
@@ -84,6 +84,8 @@ def answered(station: Station, rows: Rows, room: list[int], i: int, demand: Dema
             taken = sum(mams for at, mams in promised if at <= until_ms)
             if (free := max(0, flows - taken) // times) < best_mams:
                 best_mams, text = free, "what others were promised before"
+    if prospect_ma * stay_ms < best_mams:
+        best_mams, text = prospect_ma * stay_ms, "what the others get beside"
     feasible = session is not None and best_mams >= wished_mams
     kwh, best = _kwh(demand.energy_wh), _kwh(best_mams * NOMINAL_V * phases // 3_600_000_000)
     hours = f"{stay_ms // 3_600_000} h {stay_ms // 60_000 % 60} min"

@@ -6,8 +6,8 @@ A row that nobody can vouch for (a stale meter, a silent source) gets its config
 from msgspec import Struct
 
 from edge.control.rows import Rows, row_name, rows_of, used_lines
-from edge.control.signals import NOMINAL_V, Holding, connector_cap_ma, holding
-from edge.control.site import NO_PARENT, SignalKind
+from edge.control.signals import Holding, connector_cap_ma, holding
+from edge.control.site import NO_PARENT, NOMINAL_V, SignalKind
 from edge.control.state import METER_STALE_MS, Station, is_fresh
 from edge.events import Phases
 
@@ -42,7 +42,8 @@ def headroom(station: Station) -> Headroom:
     room = [ma for phases in per_circuit for ma in phases]
     room += [sum(per_circuit[c]) for c in rows.sums]
     for c in rows.unbalanced:
-        room += _unbalance_ma(station, c)
+        room += _unbalance_ma(station, c, lines)
+    _charge_idle_phases(station, room)
     by: dict[int, Holding] = {}
     caps: dict[int, list[Holding]] = {}
 
@@ -99,12 +100,35 @@ def headroom_ma(station: Station) -> list[Phases]:
     return room
 
 
-def _unbalance_ma(station: Station, c: int) -> list[int]:
+def _charge_idle_phases(station: Station, room: list[int]) -> None:
+    """Take the standby current on phases that cars were seen not to use from what others may have."""
+    for connector, outlet in zip(station.connectors, station.site.outlets, strict=True):
+        if connector.used is None or connector.meter is None:
+            continue
+        for k, line in enumerate(outlet.lines):
+            ma = 0 if k in connector.used else connector.meter.current_ma[k]
+            c = outlet.circuit
+            while ma and c != NO_PARENT:
+                room[3 * c + line] = max(0, room[3 * c + line] - ma)
+                c = station.site.circuits[c].parent
+
+
+def _unbalance_ma(station: Station, c: int, lines: tuple[tuple[int, ...], ...]) -> list[int]:
     """What connectors on one or two phases may add on each phase before it is too far above the lowest.
 
     Cars on all three phases do not count, nor is a car on the lowest phase relied on: it may leave at any
-    moment.
+    moment. While the circuit's meter is silent, or was never heard, they keep what they have.
     """
-    most_ma = station.site.circuits[c].unbalance_ma or 0
-    others = station.circuits[c].background_ma or (0, 0, 0)
+    most_ma, others = station.site.circuits[c].unbalance_ma, station.circuits[c].background_ma
+    if (
+        most_ma is None
+        or others is None
+        or not is_fresh(station.circuits[c].meter, station.now_ms, METER_STALE_MS)
+    ):
+        have = [0, 0, 0]
+        for i, connector in enumerate(station.connectors):
+            if len(lines[i]) < 3 and station.site.is_below(i, c):
+                for line in lines[i]:
+                    have[line] += connector.offer_ma
+        return have
     return [max(0, most_ma - (ma - min(others))) for ma in others]

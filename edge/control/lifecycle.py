@@ -10,7 +10,7 @@ from edge.control.faults import stopping
 from edge.control.phases import switch
 from edge.control.session import State, Trigger
 from edge.control.site import Card
-from edge.control.state import EVSE_STALE_MS, METER_STALE_MS, Session, Turning, is_fresh, unix_ms
+from edge.control.state import EVSE_STALE_MS, METER_STALE_MS, Session, Turning, Use, is_fresh, unix_ms
 from edge.control.turn import Turn
 from edge.control.usage import with_use
 from edge.control.watch import judge_draw, register_trusted
@@ -55,7 +55,7 @@ def begin(turn: Turn, i: int, card: Card, credential: Credential) -> None:
     )
     turn.station = replace(turn.station, next_seq=seq + 1)
     session = Session(claim, credential.id, card.tier, checkpoint_ms=turn.now)
-    turn.put(i, replace(turn.at(i), session=session, turn=Turning()))
+    turn.put(i, replace(turn.at(i), session=session, turn=Turning(), use=Use(), used=None))
     turn.trigger(i, Trigger.AUTHORISED)
     turn.announce("card_accepted", f"card {credential.masked} accepted: {price_text(claim.tariff)}", i)
     turn.commands.append(Record(claim))

@@ -7,6 +7,7 @@ Only controllers that say in `EvseRead.phases` what they switch through can do i
 from msgspec.structs import replace
 
 from edge.commands import SetPhases
+from edge.control.session import ENERGISED
 from edge.control.state import EVSE_STALE_MS, is_fresh
 from edge.control.turn import Turn
 from edge.events import PhasesRequested
@@ -21,12 +22,17 @@ GIVE_UP_MS = 60_000
 
 def request(turn: Turn, event: PhasesRequested) -> None:
     """Begin to switch, or say why not."""
-    i = next((k for k, o in enumerate(turn.station.site.outlets) if o.number == event.connector), None)
+    i = turn.station.site.index(event.connector)
     look = turn.at(i).evse if i is not None else None
-    if i is None or look is None or look.phases is None or len(turn.outlet(i).lines) < event.phases:
+    if i is not None and turn.at(i).state not in ENERGISED:
+        turn.announce("phases_refused", f"there is no session at connector {event.connector} to switch", i)
+    elif i is None or look is None or look.phases is None or len(turn.outlet(i).lines) < event.phases:
         turn.announce(
             "phases_refused", f"connector {event.connector} cannot switch to {event.phases} phase(s)", i
         )
+    elif look.phases == event.phases and turn.at(i).phases_wanted is not None:
+        turn.put(i, replace(turn.at(i), phases_wanted=None))
+        turn.announce("phases_switched", f"charging goes on with {event.phases} phase(s) as before", i)
     elif event.phases not in (1, 3) or look.phases == event.phases:
         turn.announce("phases_refused", f"connector {event.connector} is on {look.phases} phase(s)", i)
     else:
@@ -47,7 +53,7 @@ def switch(turn: Turn, i: int) -> None:
         turn.announce("phases_switched", f"charging goes on with {wanted} phase(s)", i)
         return
     if now - connector.phases_since_ms >= GIVE_UP_MS:
-        turn.put(i, replace(connector, phases_wanted=None))
+        turn.put(i, replace(connector, phases_wanted=None, used=None))
         turn.announce("phases_refused", f"the controller did not switch to {wanted} phase(s)", i)
         return
     quiet_since_ms = max(connector.offered_ms, connector.phases_since_ms)

@@ -90,12 +90,13 @@ cdef class Tree:
     @cython.locals(r=Py_ssize_t, j=Py_ssize_t, times="long long")
     cdef int _settle(self, Py_ssize_t i, long long fine, long long bound) except? -1
 
-    @cython.locals(at=Py_ssize_t)
+    @cython.locals(at=Py_ssize_t, above=Py_ssize_t)
     cdef int _push(self, Py_ssize_t row, long long key) except? -1
 
     cdef int _pop(self) except? -1
 
-    @cython.locals(row=Py_ssize_t, child=Py_ssize_t, key="long long")
+    @cython.locals(row=Py_ssize_t, child=Py_ssize_t, below=Py_ssize_t, other=Py_ssize_t, key="long long",
+                   least="long long")
     cdef int _sink(self, Py_ssize_t at) except? -1
 
     @cython.locals(r=Py_ssize_t, i=Py_ssize_t, k=Py_ssize_t, j=Py_ssize_t, up="long long", x="long long",

@@ -340,7 +340,9 @@ class Tree:
         By fixing variables (Bitran and Hax, Management Science 27, 1981): whoever must be at an end of his
         range, whatever the rest does, is taken out, until nobody is.
         """
-        left = (self._free[row] << _FRACTION) - self._settled[row]
+        left = max(
+            (self._free[row] << _FRACTION) - self._settled[row], 0
+        )  # rounding may have taken a bit more
         at = self._key[row]
         weights = 0
         count = 0
@@ -436,12 +438,17 @@ class Tree:
 
     # -- a binary heap of rows, the lowest level on top ------------------------------------------------
 
+    # Of rows that fill at the same level the first is on top: people expect to be told L1, not L3.
+
     def _push(self, row: int, key: int) -> None:
         self._key[row] = key
         at = self._heaped
         self._heaped += 1
-        while at > 0 and self._key[self._heap[(at - 1) >> 1]] > key:
-            self._heap[at] = self._heap[(at - 1) >> 1]
+        while at > 0:
+            above = self._heap[(at - 1) >> 1]
+            if self._key[above] < key or (self._key[above] == key and above < row):
+                break
+            self._heap[at] = above
             at = (at - 1) >> 1
         self._heap[at] = row
 
@@ -458,11 +465,17 @@ class Tree:
             child = 2 * at + 1
             if child >= self._heaped:
                 break
-            if child + 1 < self._heaped and self._key[self._heap[child + 1]] < self._key[self._heap[child]]:
-                child += 1
-            if self._key[self._heap[child]] >= key:
+            below = self._heap[child]
+            least = self._key[below]
+            if child + 1 < self._heaped:
+                other = self._heap[child + 1]
+                if self._key[other] < least or (self._key[other] == least and other < below):
+                    below = other
+                    least = self._key[other]
+                    child += 1
+            if least > key or (least == key and below > row):
                 break
-            self._heap[at] = self._heap[child]
+            self._heap[at] = below
             at = child
         self._heap[at] = row
 

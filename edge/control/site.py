@@ -12,6 +12,9 @@ from edge.records import Tariff
 
 NO_PARENT = -1
 
+NOMINAL_V = 230
+"""EN 60038: turns power and energy into current where a plan is made; nothing is billed by it."""
+
 
 class Circuit(Struct, frozen=True):
     """A node of the supply tree. Its meter, if any, measures all that flows through it, ours included."""
@@ -130,3 +133,14 @@ class Site(Struct, frozen=True):
     tariff: Tariff
     sharing: Sharing = Sharing()
     signals: tuple[Signal, ...] = ()
+
+    def index(self, number: int | None) -> int | None:
+        """The index of the connector with this number; None if there is none."""
+        return next((i for i, outlet in enumerate(self.outlets) if outlet.number == number), None)
+
+    def is_below(self, i: int, circuit: int) -> bool:
+        """Whether connector `i` (an index) hangs on this circuit or one below it."""
+        c = self.outlets[i].circuit
+        while c not in (circuit, NO_PARENT):
+            c = self.circuits[c].parent
+        return c == circuit

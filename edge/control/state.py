@@ -68,8 +68,11 @@ class Turning(Struct, frozen=True):
     on_since_ms: int | None = None  # admitted since
     slot: int = 0  # while on: the slot for which it has its place
     waiting_since_ms: int | None = None
-    due_slot: int = 0  # while waiting: the slot in which its turn comes at the latest
+    due_slot: int | None = (
+        None  # the slot in which its turn comes at the latest; None: nobody there is served
+    )
     resting_since_ms: int | None = None  # did not ask for so long that others may have its current
+    tries: int = 0  # how often it was offered its minimum and did not ask
     paused_ms: int | None = None  # when a car that asked was last put to 0
 
 
@@ -78,6 +81,8 @@ class Use(Struct, frozen=True):
 
     cap_ma: int | None = None  # it was seen to use no more; None: it may use all it is offered
     under_since_ms: int | None = None
+    capped_draw_ma: int | None = None  # what it drew when it was capped, until it is seen how it follows
+    follows: bool = False  # it draws a part of whatever it is offered; a cap would only squeeze it
     phases_since_ms: int | None = None  # the same phases seen in use since
     phases_seen: tuple[int, ...] = ()
 
@@ -96,6 +101,7 @@ class Connector(Struct, frozen=True):
     offered_ms: int = 0  # when the offer last changed
     sent_ms: int = 0  # when it was last sent (leases are renewed)
     hold_ma: int = 0  # the offer before the last decrease
+    told: tuple[tuple[int, int], ...] = ()  # (until_ms, mA): higher offers it may still be coming down from
     lowered_ms: int = 0
     asking_since_ms: int | None = None  # pilot C or D without a break since
     asked_ms: int = 0  # when it last did
@@ -133,7 +139,6 @@ class Heard(Struct, frozen=True):
     circuit: int | None
     connector: int | None
     cap: Cap
-    since_ms: int
     until_ms: int
 
 
@@ -188,23 +193,25 @@ def is_fresh(read: MeterRead | EvseRead | None, now_ms: int, limit_ms: int) -> b
     return read is not None and now_ms - read.asked_ms <= limit_ms
 
 
-def drawable_ma(connector: Connector, now_ms: int, max_ma: int) -> int:
+def drawable_ma(connector: Connector, now_ms: int, max_ma: int, failsafe_ma: int = 0) -> int:
     """The worst the car may draw per phase at this moment, whatever it was told.
 
     After a decrease the old offer counts until the meter shows less or `SETTLE_MS` passed (IEC 61851-1
     Annex A gives a car 5 s to follow). A silent controller may hold any earlier offer; a car seen to take
-    more than it was offered counts with what it takes. A stale meter counts at the offer's worst case.
+    more than it was offered counts with what it takes. A stale meter counts at the offer's worst case, a car
+    that was taking too much when its meter fell silent with that, and a silent controller with its fail-safe
+    current at least.
     """
     measured_ma = None
-    if connector.meter is not None and is_fresh(connector.meter, now_ms, METER_STALE_MS):
+    known = connector.overdraw_since_ms is not None or is_fresh(connector.meter, now_ms, METER_STALE_MS)
+    if connector.meter is not None and known:
         measured_ma = max(connector.meter.current_ma)
-    worst_ma = connector.offer_ma
-    if connector.hold_ma > worst_ma:
-        silent = not is_fresh(connector.evse, now_ms, EVSE_STALE_MS)
-        if silent or now_ms - connector.lowered_ms < SETTLE_MS:
-            worst_ma = connector.hold_ma
-            if measured_ma is not None and not silent and _metered_since_lowered(connector):
-                worst_ma = max(connector.offer_ma, min(connector.hold_ma, measured_ma))
+    silent = not is_fresh(connector.evse, now_ms, EVSE_STALE_MS)
+    worst_ma = max(connector.offer_ma, failsafe_ma) if silent else connector.offer_ma
+    if connector.hold_ma > worst_ma and (silent or now_ms - connector.lowered_ms < SETTLE_MS):
+        worst_ma = connector.hold_ma
+        if measured_ma is not None and not silent and _metered_since_lowered(connector):
+            worst_ma = max(connector.offer_ma, min(connector.hold_ma, measured_ma))
     if connector.sent_ms == 0 and connector.session is not None:
         worst_ma = max(worst_ma, min(max_ma, connector.evse.offer_ma) if connector.evse else max_ma)
     if connector.mismatches:

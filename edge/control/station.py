@@ -11,6 +11,7 @@ from msgspec.structs import replace
 
 from edge.commands import Command, Record
 from edge.control import authorize
+from edge.control.allocation import prospect_ma
 from edge.control.background import circuit_read, matched
 from edge.control.demand import answered
 from edge.control.faults import cleared, raised
@@ -18,8 +19,8 @@ from edge.control.headroom import headroom
 from edge.control.lifecycle import RETRY_RECORD_MS, begin, finish, pass_time, record_failed, recorded, stop
 from edge.control.phases import request
 from edge.control.session import OCCUPIED, State, Trigger
-from edge.control.signals import expired, follow_sun, hear, holding
-from edge.control.site import Site, Tier
+from edge.control.signals import Holding, expired, follow_sun, hear, holding
+from edge.control.site import SignalKind, Site, Tier
 from edge.control.state import (
     CircuitState,
     Connector,
@@ -169,7 +170,11 @@ def _tick(turn: Turn, event: Tick) -> None:
     if turn.station.orphans and turn.now - turn.station.orphans_sent_ms >= RETRY_RECORD_MS:
         turn.station = replace(turn.station, orphans_sent_ms=turn.now)
         turn.commands += [Record(orphan) for orphan in turn.station.orphans]
-    turn.station = follow_sun(expired(turn.station))
+    if turn.station.heard:
+        before = _limits(turn.station)
+        turn.station = expired(turn.station)
+        _announce_limits(turn, before)
+    turn.station = follow_sun(turn.station)
     judge_ages(turn)
     for i in range(len(turn.station.connectors)):
         pass_time(turn, i)
@@ -246,7 +251,7 @@ def _age_ms(turn: Turn, claim: Claim) -> int:
 
 
 def _evse_read(turn: Turn, event: EvseRead) -> None:
-    i = next((k for k, o in enumerate(turn.station.site.outlets) if o.number == event.connector), None)
+    i = turn.station.site.index(event.connector)
     if i is None:
         return
     first = turn.at(i).sent_ms == 0
@@ -320,7 +325,7 @@ def _use_waiting_card(turn: Turn, i: int) -> None:
 
 def _demand_stated(turn: Turn, event: DemandStated) -> None:
     """Take a wish and answer it as things stand; it changes weights, never a limit."""
-    i = next((k for k, o in enumerate(turn.station.site.outlets) if o.number == event.connector), None)
+    i = turn.station.site.index(event.connector)
     session = turn.at(i).session if i is not None else None
     if i is None or session is None or turn.at(i).state not in (State.STARTING, State.CHARGING):
         turn.announce("demand_refused", f"there is no session at connector {event.connector} to ask for", i)
@@ -328,13 +333,32 @@ def _demand_stated(turn: Turn, event: DemandStated) -> None:
     if event.energy_wh < 0 or event.departs_in_ms <= 0 or event.min_ma < 0:
         turn.announce("demand_refused", "a wish below zero, or for a time that is over", i)
         return
+    if event.min_ma > (most_ma := _most_ma(turn.station.site, i)):
+        amps = f"{most_ma // 1000}.{most_ma % 1000 // 100} A"
+        turn.announce(
+            "demand_refused", f"this connector never has more than {amps}; ask for less as a minimum", i
+        )
+        return
     departs_ms = turn.now + event.departs_in_ms
     wish = Demand(event.energy_wh, departs_ms, event.min_ma, session.claim.last_wh)
     space = headroom(turn.station)
-    answer = answered(turn.station, space.rows, space.room, i, wish)
+    turn.put(i, replace(turn.at(i), session=replace(session, demand=wish)))
+    answer = answered(turn.station, space.rows, space.room, i, wish, prospect_ma(turn.station, i))
     turn.put(i, replace(turn.at(i), session=replace(session, demand=answer)))
     turn.announce("demand_answered", answer.answer, i)
     turn.allocate()
+
+
+def _most_ma(site: Site, i: int) -> int:
+    """The most that connector `i` could ever be offered."""
+    outlet = site.outlets[i]
+    limits = [
+        circuit.limit_ma[line]
+        for c, circuit in enumerate(site.circuits)
+        if site.is_below(i, c)
+        for line in outlet.lines
+    ]
+    return min(outlet.max_ma, *limits)
 
 
 def _limit_signalled(turn: Turn, event: LimitSignalled) -> None:
@@ -343,14 +367,31 @@ def _limit_signalled(turn: Turn, event: LimitSignalled) -> None:
     if isinstance(heard, str):
         turn.announce("limit_refused", heard)
         return
-    before = {limit.text(turn.station.site): limit.cap for limit in holding(turn.station)}
+    before = _limits(turn.station)
     turn.station = heard
-    for limit in holding(turn.station):
-        text = limit.text(turn.station.site)
-        if before.get(text) != limit.cap:
-            i = limit.connector
-            turn.announce("limit_changed", f"{text}: {limit.cap.text()}", i)
+    _announce_limits(turn, before)
     turn.allocate()
+
+
+_Limits = dict[tuple[str, int | None, int | None], Holding]
+
+
+def _limits(station: Station) -> _Limits:
+    """All limits that somebody set; the sun's change all day and are not news."""
+    suns = {signal.source for signal in station.site.signals if signal.kind is SignalKind.SOLAR}
+    return {(h.source, h.circuit, h.connector): h for h in holding(station) if h.source not in suns}
+
+
+def _announce_limits(turn: Turn, before: _Limits) -> None:
+    """Tell people, and the operator's records, which limits came, changed and went (EnWG section 14a)."""
+    now = _limits(turn.station)
+    for key, limit in now.items():
+        if key not in before or before[key].cap != limit.cap:
+            text = f"{limit.text(turn.station.site)}: {limit.cap.text()}"
+            turn.announce("limit_changed", text, limit.connector)
+    for key, limit in before.items():
+        if key not in now:
+            turn.announce("limit_ended", f"{limit.text(turn.station.site)} is over", limit.connector)
 
 
 def _clear_latched(turn: Turn, number: int) -> None:

@@ -18,7 +18,13 @@ from collections.abc import Sequence
 from msgspec.structs import replace
 
 from edge.control.demand import need_ma, phases_of
-from edge.control.state import Connector, Station, Turning
+from edge.control.rows import Rows
+from edge.control.session import ENERGISED
+from edge.control.sharing import UNFIT
+from edge.control.state import Connector, Station
+
+Shares = dict[int, tuple[int, int]]
+"""Per connector that took part: its current in mA, and the row or constant of `sharing` that bound it."""
 
 UNDERSERVED_WH = 10_000
 """What is taken as asked for by those who say nothing: the median session of ACN-Data takes about as much."""
@@ -31,9 +37,17 @@ PROBE_MS = 60_000
 """How long a car may hold its minimum without asking: some take half a minute from the offer to state C."""
 
 
+REST_AFTER_MS = 10_000
+"""Where somebody waits for the place, a car that stops asking keeps it so long: pilots flicker, and whoever
+asks again within this did not mean to stop."""
+
+MOST_TRIES = 3
 FULL_SLOTS = 8
-"""A car that stopped asking by itself is full rather than asleep. Most cars of a garage are, for hours:
-trying each of them once a slot took a tenth of the current from those who asked (`./run bench garage`)."""
+FULL_WH = 500
+"""Whoever did not wake up three times in a row will not, and a car that took some energy and stopped asking
+by itself is full rather than asleep: five minutes of the least current. Most cars of a garage are full for
+hours; trying each of them once a slot took a tenth of the current from those who asked (`./run bench
+garage`)."""
 
 
 def slot_of(station: Station) -> int:
@@ -60,7 +74,7 @@ def order(station: Station, wanting: Sequence[int]) -> list[int]:
             first = _protected(station, i) or (stays and lowest is not None and rank > lowest)
             # The longest on goes first when one has to go.
             return (0 if first else 1, -rank, 1 if stays else 3, -turn.on_since_ms, seq)
-        if turn.waiting_since_ms is not None and slot >= turn.due_slot:
+        if turn.waiting_since_ms is not None and turn.due_slot is not None and slot >= turn.due_slot:
             return (1, -rank, 0, turn.due_slot, turn.waiting_since_ms, seq)
         return (1, -rank, 2, *_queue_key(station, i), seq)
 
@@ -78,70 +92,116 @@ def _queue_key(station: Station, i: int) -> tuple[int, ...]:
     return (1, -(need or 0), waited_since)
 
 
-def taken(station: Station, wanting: Sequence[int], admitted: Sequence[bool]) -> Station:
-    """The station after an admission: who is on, who waits since when and until which slot at the latest."""
+def held_back(station: Station, shares: Shares, rows: Rows) -> dict[int, int]:
+    """Connectors let in before their time into a row in which one whose time has come waits, and that row.
+
+    They would keep him waiting: a car on three phases needs all of them free at once.
+    """
     slot = slot_of(station)
-    connectors = list(station.connectors)
-    on = {i for i, yes in zip(wanting, admitted, strict=True) if yes}
-    waiting = [i for i in wanting if i not in on]
-    changed = False
-    for i, connector in enumerate(connectors):
-        turn = connector.turn
-        if i in on:
+    kept: dict[int, int] = {}  # row -> the row that refuses somebody who is due in it
+    for i, (x, bound) in shares.items():
+        due = station.connectors[i].turn.due_slot
+        if x == 0 and bound >= 0 and due is not None and slot >= due:
+            kept |= dict.fromkeys((row for row, _ in rows.of[i]), bound)
+    found = {}
+    for i, (x, _) in shares.items() if kept else ():
+        turn = station.connectors[i].turn
+        new = x > 0 and turn.on_since_ms is None and not (turn.due_slot is not None and slot >= turn.due_slot)
+        blocked = next((kept[row] for row, _ in rows.of[i] if row in kept), None)
+        if new and blocked is not None:
+            found[i] = blocked
+    return found
+
+
+def taken(  # noqa: C901 - one arm per place in the turns
+    station: Station, shares: Shares, rows: Rows
+) -> Station:
+    """The station after an admission: who is on, who waits since when and until which slot at the latest.
+
+    `shares` are current and bound (see `sharing`) of those who took part. Who did not, but has a session and
+    does not rest, keeps where he stands: his controller may only have blinked.
+    """
+    now, slot = station.now_ms, slot_of(station)
+    turns = [connector.turn for connector in station.connectors]
+    joining = []
+    for i, connector in enumerate(station.connectors):
+        turn = turns[i]
+        x, bound = shares.get(i, (0, UNFIT))
+        if connector.session is None or connector.state not in ENERGISED:
+            if turn.on_since_ms is not None or turn.waiting_since_ms is not None:
+                turns[i] = replace(turn, on_since_ms=None, waiting_since_ms=None, due_slot=None)
+        elif i not in shares:
+            continue
+        elif x > 0:
             if turn.on_since_ms is None:
-                turn = replace(turn, on_since_ms=station.now_ms, waiting_since_ms=None, slot=slot)
+                turns[i] = replace(turn, on_since_ms=now, waiting_since_ms=None, due_slot=None, slot=slot)
             elif turn.slot != slot and not _protected(station, i):
-                turn = replace(turn, slot=slot)  # he may stay for another slot
-            else:
-                continue
-            connectors[i] = replace(connector, turn=turn)
-            changed = True
-        elif (turn.on_since_ms is not None or turn.waiting_since_ms is not None) and i not in waiting:
-            after = replace(turn, on_since_ms=None, waiting_since_ms=None)
-            connectors[i] = replace(connector, turn=after)
-            changed = True
-    for i in waiting:
-        turn = connectors[i].turn
-        if turn.waiting_since_ms is None:
-            due = slot + _slots_to_serve(station, i, waiting, on)
-            waits = replace(turn, on_since_ms=None, waiting_since_ms=station.now_ms, due_slot=due)
-            connectors[i] = replace(connectors[i], turn=waits)
-            changed = True
-    return replace(station, connectors=tuple(connectors)) if changed else station
+                turns[i] = replace(turn, slot=slot)  # he may stay for another slot
+        elif bound < 0:
+            if turn.on_since_ms is not None:
+                turns[i] = replace(turn, on_since_ms=None)  # limited below his minimum: nothing to wait for
+        elif turn.waiting_since_ms is None or turn.due_slot is None:
+            joining.append(i)
+    queued = {i for i, (x, bound) in shares.items() if x == 0 and bound >= 0} - set(joining)
+    # Who was on for the shortest time joins the queue first.
+    for i in sorted(joining, key=lambda i: (-(turns[i].on_since_ms or 0), _seq(station, i))):
+        turn, row = turns[i], shares[i][1]
+        alike = [k for k in shares if _class(station, k) == _class(station, i) and _loads(rows, k, row)]
+        served = sum(1 for k in alike if shares[k][0] > 0)
+        place = sum(1 for k in alike if k in queued) + 1
+        due = slot + -(-place // served) if served else None
+        since = now if turn.waiting_since_ms is None else turn.waiting_since_ms
+        turns[i] = replace(turn, on_since_ms=None, waiting_since_ms=since, due_slot=due)
+        queued.add(i)
+    if all(turn is connector.turn for turn, connector in zip(turns, station.connectors, strict=True)):
+        return station
+    connectors = tuple(
+        connector if turn is connector.turn else replace(connector, turn=turn)
+        for turn, connector in zip(turns, station.connectors, strict=True)
+    )
+    return replace(station, connectors=connectors)
+
+
+def _loads(rows: Rows, i: int, row: int) -> bool:
+    return any(r == row for r, _ in rows.of[i])
 
 
 def next_turn_ms(station: Station, i: int) -> int | None:
-    """When the turn of a waiting connector comes at the latest, as things stand; else None."""
+    """When the turn of a waiting connector comes at the latest; None when nobody can tell."""
     turn = station.connectors[i].turn
-    if turn.waiting_since_ms is None:
+    if turn.waiting_since_ms is None or turn.due_slot is None:
         return None
     slot = max(turn.due_slot, slot_of(station) + 1)
     return station.started_ms + slot * station.site.sharing.slot_ms
 
 
 def rested(station: Station) -> Station:
-    """Let cars rest that do not ask, and let them take part again when they ask or have rested for a slot.
+    """Let cars rest that do not ask, and let them take part again when they ask or it is time to try them.
 
     A resting car keeps an offer only while nobody else can use that current; it counts until its contactor is
-    open. After a slot it stands in the queue like everybody else, because a car may need an offer to wake up.
+    open. Later it stands in the queue again like everybody else, because a car may need an offer to wake up:
+    after a slot, or after FULL_SLOTS if that has proved to be of no use.
     """
     now = station.now_ms
+    patience_ms = 0
+    if any(connector.turn.waiting_since_ms is not None for connector in station.connectors):
+        patience_ms = REST_AFTER_MS
     connectors: list[Connector] | None = None
     for i, connector in enumerate(station.connectors):
         turn, look = connector.turn, connector.evse
         after = turn
         if look is None or connector.asking_since_ms is not None or connector.session is None:
-            if turn.resting_since_ms is not None:
+            if turn.resting_since_ms is not None or turn.tries:
+                after = replace(turn, resting_since_ms=None, tries=0)
+        elif turn.resting_since_ms is not None:
+            if not connector.offer_ma and now >= tried_again_ms(station, i):
                 after = replace(turn, resting_since_ms=None)
-        elif turn.resting_since_ms is None:
-            asked = turn.on_since_ms is not None and connector.asked_ms >= turn.on_since_ms
-            tried = (
-                turn.on_since_ms is not None and connector.offer_ma and now - connector.offered_ms >= PROBE_MS
-            )
-            if not look.contactor_closed and (asked or tried):
-                after = Turning(resting_since_ms=now)
-        elif not connector.offer_ma and now >= tried_again_ms(station, i):
-            after = replace(turn, resting_since_ms=None)
+        elif turn.on_since_ms is not None and not look.contactor_closed:
+            stopped = connector.asked_ms >= turn.on_since_ms and now - connector.asked_ms >= patience_ms
+            asleep = connector.asked_ms < turn.on_since_ms and connector.offer_ma > 0
+            if stopped or (asleep and now - connector.offered_ms >= PROBE_MS):
+                tries = turn.tries + asleep
+                after = replace(turn, resting_since_ms=now, on_since_ms=None, tries=tries)
         if after is not turn:
             connectors = list(station.connectors) if connectors is None else connectors
             connectors[i] = replace(connector, turn=after)
@@ -152,8 +212,10 @@ def tried_again_ms(station: Station, i: int) -> int:
     """When a resting connector without an offer stands in the queue again."""
     connector = station.connectors[i]
     since_ms = max(connector.turn.resting_since_ms or 0, connector.offered_ms)
-    full = connector.asked_ms > connector.since_ms  # it asked in this session and stopped by itself
-    return since_ms + station.site.sharing.slot_ms * (FULL_SLOTS if full else 1)
+    claim = connector.session.claim if connector.session else None
+    full = claim is not None and claim.last_wh - claim.start_wh >= FULL_WH and connector.asked_ms > 0
+    seldom = full or connector.turn.tries >= MOST_TRIES
+    return since_ms + station.site.sharing.slot_ms * (FULL_SLOTS if seldom else 1)
 
 
 def _protected(station: Station, i: int) -> bool:
@@ -177,11 +239,3 @@ def _underserved(connector: Connector) -> bool:
         return False
     asked_wh = session.demand.energy_wh if session.demand else UNDERSERVED_WH
     return (session.claim.last_wh - session.claim.start_wh) * UNDERSERVED_PART < asked_wh
-
-
-def _slots_to_serve(station: Station, i: int, waiting: Sequence[int], on: set[int]) -> int:
-    """ceil(waiting / served) within the class of connector i; at least one slot."""
-    rank = _class(station, i)
-    queue = sum(1 for k in waiting if _class(station, k) == rank)
-    served = sum(1 for k in on if _class(station, k) == rank)
-    return max(1, -(-queue // max(1, served)))

@@ -10,7 +10,10 @@ from edge.control.state import METER_STALE_MS, SETTLE_MS, Connector, Use, is_fre
 from edge.events import MeterRead
 
 REGAIN_MA = 1_000
-"""A car this close to its cap wants more: half the usual headroom, and what meters and cars round by."""
+"""A car this close to its cap wants more: what meters and cars round by, at most half of the headroom."""
+
+FOLLOWS_MA = 500
+"""Who falls by this much right after he was capped followed his offer, not his own wish."""
 
 PHASE_USED_MA = 2_000
 PHASE_IDLE_MA = 500
@@ -24,43 +27,63 @@ TOLERANCE_MA = 1_000
 """What a car may exceed its offer by: its meter's and its charger's steps. Above 10 A it is a tenth."""
 
 
-def excess_ma(connector: Connector, now_ms: int) -> int:
-    """How much the car takes beyond what it was told and tolerated; 0 while it may still be following."""
+def over_ma(connector: Connector, now_ms: int) -> int:
+    """How much more the car takes than any offer of the last SETTLE_MS; it is charged to the others.
+
+    A car that was taking too much when its meter fell silent is taken to go on.
+    """
     meter = connector.meter
-    if meter is None or not is_fresh(meter, now_ms, METER_STALE_MS):
+    known = connector.overdraw_since_ms is not None or is_fresh(meter, now_ms, METER_STALE_MS)
+    if meter is None or not known or not connector.sent_ms:
         return 0
-    if not connector.sent_ms or now_ms - connector.lowered_ms <= SETTLE_MS:
-        return 0
+    return max(0, max(meter.current_ma) - _told_ma(connector, now_ms))
+
+
+def excess_ma(connector: Connector, now_ms: int) -> int:
+    """`over_ma` where it is beyond tolerance, so that the car does not obey; else 0."""
+    over = over_ma(connector, now_ms)
+    return over if over > max(TOLERANCE_MA, _told_ma(connector, now_ms) // 10) else 0
+
+
+def _told_ma(connector: Connector, now_ms: int) -> int:
     # A car can only obey what its controller has passed on, which is what was read back.
-    told_ma = max(connector.offer_ma, connector.evse.offer_ma if connector.evse else 0)
-    over_ma = max(meter.current_ma) - told_ma
-    return over_ma if over_ma > max(TOLERANCE_MA, told_ma // 10) else 0
+    told = [ma for until_ms, ma in connector.told if until_ms > now_ms]
+    return max(connector.offer_ma, connector.evse.offer_ma if connector.evse else 0, *told)
 
 
 def with_use(connector: Connector, outlet: Outlet, sharing: Sharing, now_ms: int) -> Connector:
     """The connector with what its car was seen to use: a cap on what it leaves, and its phases."""
     if connector.asking_since_ms is None or not connector.offer_ma:
-        idle = connector.use.cap_ma is None and connector.use.under_since_ms is None
-        return connector if idle else replace(connector, use=Use())
+        return connector if connector.use == Use() else replace(connector, use=Use())
     meter = connector.meter
     if meter is None or not is_fresh(meter, now_ms, METER_STALE_MS):
         return connector
     use, used = _phases(connector, meter, outlet, now_ms)
     drawn_ma = max(meter.current_ma)
-    cap_ma, under_ms = use.cap_ma, use.under_since_ms
-    if cap_ma is not None and drawn_ma >= cap_ma - REGAIN_MA:
-        cap_ma = under_ms = None
+    cap_ma, under_ms, capped_draw_ma, follows = (
+        use.cap_ma, use.under_since_ms, use.capped_draw_ma, use.follows
+    )  # fmt: skip
     settled = now_ms - connector.offered_ms >= SETTLE_MS and meter.asked_ms >= connector.offered_ms
+    if settled and capped_draw_ma is not None:
+        follows = drawn_ma < capped_draw_ma - FOLLOWS_MA
+        capped_draw_ma = None
+    if follows or (
+        cap_ma is not None and drawn_ma >= cap_ma - min(REGAIN_MA, sharing.reclaim_headroom_ma // 2)
+    ):
+        cap_ma = under_ms = None
     capped_ma = max(outlet.min_ma, drawn_ma + sharing.reclaim_headroom_ma)
     # Another ampere of distance: a cap is not worth a message to the car for less.
-    if settled and capped_ma + REGAIN_MA <= connector.offer_ma:
+    if settled and not follows and capped_ma + REGAIN_MA <= connector.offer_ma:
         under_ms = now_ms if under_ms is None else under_ms
         if now_ms - under_ms >= sharing.reclaim_after_ms:
-            cap_ma, under_ms = capped_ma, None
+            cap_ma, under_ms, capped_draw_ma = capped_ma, None, drawn_ma
     else:
         under_ms = None
-    if cap_ma != use.cap_ma or under_ms != use.under_since_ms:
-        use = replace(use, cap_ma=cap_ma, under_since_ms=under_ms)
+    after = replace(
+        use, cap_ma=cap_ma, under_since_ms=under_ms, capped_draw_ma=capped_draw_ma, follows=follows
+    )
+    if after != use:
+        use = after
     if use is connector.use and used == connector.used:
         return connector
     return replace(connector, use=use, used=used)

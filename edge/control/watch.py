@@ -59,7 +59,8 @@ def judge_ages(turn: Turn) -> None:
 def judge_draw(turn: Turn, i: int) -> None:
     """Compare what the car was told with what the meter shows."""
     connector = turn.at(i)
-    if connector.meter is None or not is_fresh(connector.meter, turn.now, METER_STALE_MS):
+    known = connector.overdraw_since_ms is not None or is_fresh(connector.meter, turn.now, METER_STALE_MS)
+    if connector.meter is None or not known:
         return
     drawn_ma = max(connector.meter.current_ma)
     if connector.offer_ma == 0:
@@ -135,6 +136,11 @@ def store_look(turn: Turn, i: int, event: EvseRead) -> None:
     """Keep the look; count read-backs above the offer and note when the contactor opened."""
     asking = event.pilot in ASKING
     connector = turn.at(i)
+    before = connector.evse
+    if before is not None and (
+        before.phases != event.phases or event.asked_ms - before.asked_ms > EVSE_STALE_MS
+    ):
+        connector = replace(connector, used=None)  # other phases, or another car
     connector = replace(connector, evse=event, asked_ms=event.asked_ms if asking else connector.asked_ms)
     if asking != (connector.asking_since_ms is not None):
         connector = replace(connector, asking_since_ms=turn.now if asking else None)

@@ -77,6 +77,17 @@ class Car:
         self.phases = phases
         self.obeys = True
 
+    def takes_ma(self, followed_ma: int) -> int:
+        """Return what it takes when it has followed this offer."""
+        return min(followed_ma, self.max_ma)
+
+
+class Sloppy(Car):
+    """Takes a tenth more than it is offered, as tolerances allow."""
+
+    def takes_ma(self, followed_ma: int) -> int:
+        return min(followed_ma * 11 // 10, 40_000)
+
 
 class Plug:
     """The hardware of one connector: controller, contactor and meter register."""
@@ -114,7 +125,7 @@ class Plug:
             return self.car.max_ma
         if now_ms - self.followed_at_ms >= self.car.lag_ms:
             self.followed_ma = self.offer_ma
-        return min(self.followed_ma, self.car.max_ma)
+        return self.car.takes_ma(self.followed_ma)
 
     def used(self) -> int:
         """Return on how many phases the car charges."""

@@ -4,9 +4,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge.control.demand import left_wh, need_ma
+from edge.control.demand import answered, left_wh, need_ma
+from edge.control.headroom import headroom
+from edge.control.state import Demand
 from edge.events import DemandStated
-from tests.control.story import Car, Story, site
+from tests.control.story import START_WH, Car, Story, site
 
 HOUR_MS = 3_600_000
 
@@ -63,24 +65,46 @@ def test_the_least_that_a_driver_asks_for_is_given_or_nothing() -> None:
     ask(story, 1, 20, 2, min_ma=16_000)
     ask(story, 2, 20, 2)
     story.pass_time(20_000)
-    assert offers(story) == [16_000, 8_000]
-    ask(story, 2, 20, 2, min_ma=10_000)
-    story.pass_time(5_000)
-    assert sorted(offers(story)) == [0, 24_000]  # 16 A and 10 A do not fit into 24 A
-    story.pass_time(story.site.sharing.min_off_ms)
-    assert "turn" in {story.connector(n).why.kind for n in (1, 2)}
+    assert offers(story) == [16_000, 8_000]  # beside the other one's minimum of 6 A it fits
+    ask(story, 1, 20, 2, min_ma=20_000)
+    story.pass_time(story.site.sharing.min_off_ms + 20_000)
+    assert offers(story) == [0, 24_000]  # a wish takes a minimum from nobody
+    assert story.connector(1).why.text == "waiting for the minimum its driver asked for on circuit main L1"
+
+
+def test_a_minimum_that_can_never_be_had_is_refused() -> None:
+    story = charging(Car(), limit_ma=20_000)
+    ask(story, 1, 20, 2, min_ma=30_000)
+    assert story.announced[-1].text == "this connector never has more than 20.0 A; ask for less as a minimum"
+    assert offers(story)[0] == 20_000
 
 
 def test_a_wish_is_answered_beside_what_others_were_promised() -> None:
     story = charging(Car(), Car())
     assert ask(story, 1, 20, 2) == "20.0 kWh within 2 h 0 min can be done as things stand"
-    # 32 A x 3 x 230 V for two hours are 44.1 kWh: 24.1 remain.
-    assert ask(story, 2, 24, 2).endswith("can be done as things stand")
-    assert ask(story, 2, 25, 2) == (
-        "25.0 kWh within 2 h 0 min cannot be promised: about 24.1 kWh can, "
+    assert ask(story, 2, 22, 2).endswith("can be done as things stand")
+    assert ask(story, 2, 30, 2) == (
+        "30.0 kWh within 2 h 0 min cannot be promised: about 24.1 kWh can, "
         "because of what others were promised before"
-    )
+    )  # 32 A x 3 x 230 V for two hours are 44.1 kWh, of which 20 are promised
     assert story.topics()[-1] == "demand_answered"
+
+
+def test_a_wish_is_not_promised_what_sharing_would_not_give() -> None:
+    story = charging(Car(), Car())
+    # The other one said nothing, and who says nothing counts like the others.
+    assert "about 11.0 kWh can, because of what the others get beside" in ask(story, 1, 17, 1)
+    assert ask(story, 1, 11, 1).endswith("can be done as things stand")
+    before = story.plugs[1].register_mwh
+    story.pass_time(HOUR_MS, step_ms=5_000)
+    assert story.plugs[1].register_mwh - before >= 10_950_000
+
+
+def test_a_wish_made_before_the_car_asks_is_answered_for_a_car_that_does() -> None:
+    story = charging(Car(asks=False), Car(asks=False))
+    story.pass_time(120_000)  # by now they are known not to ask
+    assert ask(story, 1, 20, 1).endswith("can be done as things stand")
+    assert "about 2.0 kWh can" in ask(story, 2, 20, 1)
 
 
 def test_more_than_the_connector_can_is_said_to_be_too_much() -> None:
@@ -90,9 +114,13 @@ def test_more_than_the_connector_can_is_said_to_be_too_much() -> None:
 
 def test_a_promise_to_one_who_leaves_later_is_kept_as_well() -> None:
     story = charging(Car(), Car())
+    ask(story, 2, 1, 3)
     assert ask(story, 1, 50, 3).endswith("can be done as things stand")
     # 22 kWh can flow in one hour, but only 66.2 in three, of which 50 are promised.
-    assert "about 16.2 kWh can" in ask(story, 2, 20, 1)
+    station = story.station
+    space = headroom(station)
+    wish = Demand(20_000, station.now_ms + HOUR_MS, 0, START_WH)
+    assert "about 16.2 kWh can" in answered(station, space.rows, space.room, 1, wish, 32_000).answer
 
 
 def test_there_is_no_wish_without_a_session_and_none_below_zero() -> None:

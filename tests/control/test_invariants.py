@@ -11,7 +11,7 @@ from edge.control.state import EVSE_STALE_MS, METER_STALE_MS, drawable_ma, is_fr
 from edge.control.view import view
 from edge.events import DemandStated, LimitSignalled, PhasesRequested
 from edge.records import ClaimState
-from tests.control.story import ALICE, BOB, START_WH, STRANGER, Car, Story, site
+from tests.control.story import ALICE, BOB, START_WH, STRANGER, Car, Sloppy, Story, site
 
 REACTION_MS = 8_000
 """Site meter poll and tick (0.5 s), the car's time to follow (2 s here), settling; generously."""
@@ -19,6 +19,7 @@ REACTION_MS = 8_000
 numbers = st.sampled_from([1, 2, 3])
 actions = st.one_of(
     st.tuples(st.just("plug"), numbers, st.sampled_from([1, 2, 3]), st.sampled_from([8_000, 16_000, 32_000])),
+    st.tuples(st.just("sloppy"), numbers),
     st.tuples(st.just("unplug"), numbers),
     st.tuples(st.just("swipe"), st.sampled_from([ALICE, BOB, STRANGER])),
     st.tuples(st.just("ask"), numbers, st.booleans()),
@@ -43,6 +44,8 @@ def act(  # noqa: C901, PLR0912 - one arm per action, nothing else
     match action:
         case ("plug", n, phases, max_ma) if story.plugs[n].car is None:
             story.plug(n, Car(max_ma=max_ma, phases=phases))
+        case ("sloppy", n) if story.plugs[n].car is None:
+            story.plug(n, Sloppy())
         case ("unplug", n):
             story.unplug(n)
         case ("swipe", card):

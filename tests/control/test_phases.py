@@ -35,8 +35,7 @@ def test_it_pauses_opens_switches_looks_and_goes_on() -> None:
     assert [command.phases for command in sent(story)] == [1]
     assert story.plugs[1].phases == 1
     assert "phases_switched" in story.topics()
-    # The switch was a pause, and a paused car is not switched on again at once.
-    story.pass_time(story.site.sharing.min_off_ms + 30_000, step_ms=1_000)
+    story.pass_time(30_000)  # the pause was for the switch: it is not one of the turns
     assert story.plugs[1].offer_ma == 32_000
     assert story.supply_ma() == [32_000, 0, 0]
 
@@ -62,6 +61,19 @@ def test_who_cannot_switch_or_has_nothing_to_switch_says_so() -> None:
     assert "connector 1 is on 3 phase(s)" in story.announced[-1].text
     ask(story, 2)
     assert story.topics()[-1] == "phases_refused"
+
+
+def test_it_can_be_called_off_and_needs_a_session() -> None:
+    story = charging()
+    ask(story, 1)
+    ask(story, 3)
+    story.pass_time(30_000)
+    assert sent(story) == []
+    assert story.plugs[1].offer_ma == 32_000
+    story.unplug(1)
+    story.pass_time(5_000)
+    ask(story, 1)
+    assert "there is no session at connector 1 to switch" in story.announced[-1].text
 
 
 def test_a_car_that_leaves_meanwhile_ends_it() -> None:

@@ -103,13 +103,31 @@ def test_the_grid_operator_alone_never_pushes_a_connector_below_4_2_kw(phases: i
     assert offers(story) == [0, 0]
 
 
-def test_the_grid_operators_limit_for_a_circuit_leaves_4_2_kw_for_each_connector_below() -> None:
+def test_the_grid_operators_limit_for_a_circuit_leaves_4_2_kw_for_each_car_that_charges() -> None:
     grid = Signal("grid", SignalKind.GRID, 0, None, None)
     story = charging(Story(site(connectors=3, limit_ma=63_000, signals=(grid,))), Car(), Car())
     say(story, "grid", kw=5, amps=4)
     story.pass_time(20_000)
-    # 3 x 4.2 kW for two cars that charge: 54.78 A over six phases, and 3 x 6.086 A on each.
-    assert offers(story) == [9_100, 9_100, 0]
+    # An empty connector does not raise the floor for the others.
+    assert offers(story) == [6_000, 6_000, 0]
+
+
+def test_the_floor_of_the_grid_limit_is_4_2_kw_on_the_phases_a_car_uses() -> None:
+    grid = Signal("grid", SignalKind.GRID, 0, None, None)
+    story = charging(Story(site(signals=(grid,))), Car(phases=1))
+    story.pass_time(10_000)
+    say(story, "grid", kw=0, amps=0)
+    story.pass_time(20_000)
+    assert offers(story) == [18_200, 0]
+
+
+def test_every_limit_that_comes_changes_or_ends_is_announced() -> None:
+    story = charging(Story(), Car())
+    say(story, amps=10, connector=1, valid_ms=10_000)
+    say(story, amps=10, connector=2, valid_ms=20_000)
+    assert story.topics()[-2:] == ["limit_changed", "limit_changed"]
+    story.pass_time(30_000)
+    assert story.topics().count("limit_ended") == 2
 
 
 def test_charging_follows_the_sun_with_patience_at_both_ends() -> None:
@@ -138,6 +156,24 @@ def test_without_its_meter_the_sun_is_not_trusted() -> None:
     story.site_meter_silent = True
     story.pass_time(20_000)
     assert offers(story) == [0, 0]
+
+
+def test_one_silent_meter_of_an_empty_connector_does_not_darken_the_sun() -> None:
+    sun = Signal("sun", SignalKind.SOLAR, 0, None, None, Solar(start_after_ms=1_000, stop_after_ms=60_000))
+    story = charging(Story(site(connectors=3, signals=(sun,))), Car(lag_ms=0))
+    assert offers(story)[0] == 0  # nothing is known of the sun yet, so it does not shine
+    story.sun_mw = 5_000_000
+    story.pass_time(30_000)
+    lit = offers(story)[0]
+    assert lit >= 6_000
+    story.plugs[3].meter_silent = True
+    story.pass_time(60_000)
+    assert offers(story)[0] == lit
+    story.plugs[1].meter_silent = True  # its own meter: the least for a while, then nothing
+    story.pass_time(30_000)
+    assert offers(story)[0] == 6_000
+    story.pass_time(60_000)
+    assert offers(story)[0] == 0
 
 
 def test_nonsense_is_refused_by_name_and_changes_nothing() -> None:

@@ -3,10 +3,11 @@
 import random
 
 import pytest
+from msgspec.structs import replace
 
 from edge.control.site import Sharing, Tier
 from edge.events import DemandStated
-from tests.control.story import Car, Story, site
+from tests.control.story import START_WH, Car, Story, site
 
 SLOT_MS = 15 * 60_000
 STEP_MS = 5_000
@@ -225,3 +226,85 @@ def test_need_comes_before_waiting_time_only_within_the_bound() -> None:
     assert [story.plugs[n].offer_ma for n in (1, 2, 3)] == [0, 7_000, 0]
     story.pass_time(SLOT_MS, step_ms=STEP_MS)
     assert [story.plugs[n].offer_ma for n in (1, 2, 3)] == [0, 0, 7_000]
+
+
+def test_a_controller_that_blinks_costs_nobody_his_place() -> None:
+    story = Story(site(connectors=3, limit_ma=7_000))
+    story.pass_time(1_000)
+    for number in (1, 2, 3):
+        story.arrive(number, Car(lag_ms=0))
+    served = dict.fromkeys(story.plugs, 0)
+
+    def count() -> None:
+        for number, plug in story.plugs.items():
+            served[number] += plug.offer_ma > 0
+
+    for _ in range(18):
+        story.plugs[3].silent = True
+        story.pass_time(7_000, count, 1_000)
+        story.plugs[3].silent = False
+        story.pass_time(10 * 60_000 - 7_000, count, 1_000)
+    assert min(served.values()) > sum(served.values()) // 5
+
+
+def test_one_look_at_another_pilot_costs_nobody_his_place() -> None:
+    story = Story(site(limit_ma=7_000))
+    story.pass_time(1_000)
+    car = story.arrive(1, Car(lag_ms=0))
+    story.arrive(2, Car(lag_ms=0))
+    story.pass_time(60_000)
+    car.asks = False
+    story.pass_time(250)
+    car.asks = True
+    story.pass_time(30_000)
+    assert [story.plugs[n].offer_ma for n in (1, 2)] == [7_000, 0]
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_car_on_three_phases_gets_all_of_them_within_a_slot_of_its_turn(seed: int) -> None:
+    """Seven connectors, one place on each phase, two cars on each phase that come and go."""
+    rng = random.Random(seed)
+    plan = site(connectors=7, limit_ma=7_000)
+    lines = [(0,), (0,), (1,), (1,), (2,), (2,), (0, 1, 2)]
+    outlets = tuple(replace(o, lines=each) for o, each in zip(plan.outlets, lines, strict=True))
+    story = Story(replace(plan, outlets=outlets))
+    story.pass_time(1_000)
+    for number in rng.sample(range(1, 8), k=7):
+        story.arrive(number, Car(lag_ms=0, phases=3 if number == 7 else 1))
+        story.pass_time(rng.randint(0, 60) * STEP_MS, step_ms=STEP_MS)
+    late_ms = 0
+    for _ in range(8 * SLOT_MS // STEP_MS):
+        story.pass_time(STEP_MS, step_ms=STEP_MS)
+        turn = story.connector(7).turn
+        if turn.waiting_since_ms is not None and turn.due_slot is not None:
+            late_ms = max(late_ms, story.now_ms - story.station.started_ms - turn.due_slot * SLOT_MS)
+        if rng.random() < 0.01:
+            number = rng.randint(1, 6)
+            story.unplug(number)
+            story.pass_time(STEP_MS, step_ms=STEP_MS)
+            story.arrive(number, Car(lag_ms=0, phases=1))
+    assert late_ms <= SLOT_MS
+    assert story.plugs[7].register_mwh > START_WH * 1000
+
+
+def test_who_waits_below_a_class_that_is_served_is_promised_nothing() -> None:
+    story = Story(site(limit_ma=7_000))
+    story.pass_time(1_000)
+    story.arrive(1, tier=Tier(priority=1))
+    story.arrive(2)
+    story.pass_time(60_000)
+    assert story.connector(2).why.kind == "turn"
+    assert story.connector(2).why.until_ms is None
+
+
+def test_a_car_that_never_wakes_up_is_tried_ever_more_seldom() -> None:
+    story = Story(site(limit_ma=7_000))
+    story.pass_time(1_000)
+    story.arrive(1, Car(asks=False))
+    story.arrive(2, Car(lag_ms=0))
+    tries = 0
+    for _ in range(6 * 3_600_000 // STEP_MS):
+        before = story.plugs[1].offer_ma
+        story.pass_time(STEP_MS, step_ms=STEP_MS)
+        tries += story.plugs[1].offer_ma > before
+    assert 3 <= tries <= 7

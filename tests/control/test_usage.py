@@ -1,7 +1,7 @@
 """What cars make of their offers: unused current and phases go to others, excess is charged to all."""
 
 from edge.control.site import Sharing
-from tests.control.story import Car, Story, site
+from tests.control.story import Car, Sloppy, Story, site
 
 
 def offers(story: Story) -> list[int]:
@@ -100,3 +100,109 @@ def test_a_car_that_takes_too_much_is_charged_to_the_others_and_then_stopped_by_
     story.pass_time(8_000)
     assert "overdraw" in story.faults(1)
     assert offers(story)[0] == 0
+
+
+def test_a_car_a_little_above_its_offer_is_charged_to_all_so_that_the_fuse_holds() -> None:
+    story = Story(site(connectors=4, limit_ma=64_000))
+    story.pass_time(1_000)
+    for number in range(1, 5):
+        story.arrive(number, Sloppy(lag_ms=0))
+    story.pass_time(120_000)
+    assert max(story.supply_ma()) <= 64_000
+    assert [fault for number in range(1, 5) for fault in story.faults(number)] == []
+
+
+def test_falling_offers_do_not_hide_a_car_that_does_not_obey() -> None:
+    story = Story(site(limit_ma=64_000))
+    greedy = Car(lag_ms=0)
+    two(story, greedy, Car(lag_ms=0))
+    story.pass_time(30_000)
+    greedy.obeys = False
+    for tenths in range(100):  # the house takes 0.3 A more every four seconds
+        story.background_ma = (30_000 + 300 * tenths,) * 3
+        story.pass_time(4_000)
+        if "overdraw" in story.faults(1):
+            break
+    assert tenths < 10
+
+
+def test_a_car_that_takes_too_much_is_not_forgiven_when_its_meter_dies() -> None:
+    story = Story(site(measured=False))
+    greedy = Car(lag_ms=0)
+    two(story, greedy, Car(lag_ms=0))
+    story.pass_time(20_000)
+    greedy.obeys = False
+    story.pass_time(7_000)
+    story.plugs[1].meter_silent = True
+    story.pass_time(20_000)
+    assert "overdraw" in story.faults(1)
+
+
+class Partial(Car):
+    """Takes a part of whatever it is offered."""
+
+    def takes_ma(self, followed_ma: int) -> int:
+        return followed_ma * 8 // 10
+
+
+def test_a_car_that_takes_a_part_of_whatever_it_is_offered_is_not_squeezed() -> None:
+    story = Story()
+    story.pass_time(1_000)
+    story.arrive(1, Partial(lag_ms=0))
+    story.pass_time(30 * 60_000, step_ms=1_000)
+    assert story.plugs[1].offer_ma == 32_000
+
+
+def test_a_small_headroom_does_not_make_a_cap_come_and_go() -> None:
+    story = Story(site(sharing=Sharing(reclaim_headroom_ma=1_000)))
+    two(story, Car(max_ma=10_000, lag_ms=0), Car(lag_ms=0))
+    story.pass_time(60_000)
+    seen: set[int] = set()
+    story.pass_time(120_000, lambda: seen.add(story.plugs[1].offer_ma))
+    assert seen == {11_000}
+
+
+def test_another_car_or_another_switch_is_not_trusted_to_use_the_same_phases() -> None:
+    story = Story()
+    story.plugs[1].phases = 1
+    two(story, Car(lag_ms=0), Car(lag_ms=0))
+    story.pass_time(60_000)
+    assert story.connector(1).used == (0,)
+    story.plugs[1].phases = 3  # by itself
+    story.look(1)
+    assert story.connector(1).used is None
+    story.plugs[1].phases = 1
+    story.pass_time(30_000)
+    assert story.connector(1).used == (0,)
+    story.plugs[1].silent = True
+    story.pass_time(10_000)
+    story.plugs[1].silent = False
+    story.look(1)
+    assert story.connector(1).used is None
+
+
+def test_a_pilot_that_flickers_does_not_make_the_offer_flicker() -> None:
+    story = Story()
+    story.pass_time(1_000)
+    car = story.arrive(1, Car(lag_ms=0))
+    story.pass_time(30_000)
+    changes = 0
+    for _ in range(40):
+        car.asks = not car.asks
+        before = story.plugs[1].offer_ma
+        story.pass_time(500)
+        changes += story.plugs[1].offer_ma > before
+    assert changes <= 20_000 // 5_000
+
+
+def test_a_resting_car_is_not_offered_and_refused_all_the_time() -> None:
+    story = Story(site(limit_ma=22_100))
+    two(story, Car(asks=False), Car(max_ma=16_000, lag_ms=0))
+    story.pass_time(120_000)
+    raises = 0
+    for step in range(120):
+        story.background_ma = (1_000 * (step % 2),) * 3
+        before = story.plugs[1].offer_ma
+        story.pass_time(1_000)
+        raises += story.plugs[1].offer_ma > before
+    assert raises <= 1
