@@ -136,11 +136,9 @@ def store_look(turn: Turn, i: int, event: EvseRead) -> None:
     """Keep the look; count read-backs above the offer and note when the contactor opened."""
     asking = event.pilot in ASKING
     connector = turn.at(i)
-    before = connector.evse
-    if before is not None and (
-        before.phases != event.phases or event.asked_ms - before.asked_ms > EVSE_STALE_MS
-    ):
-        connector = replace(connector, used=None)  # other phases, or another car
+    silent = any(fault.kind.name == "evse_silent" for fault in connector.faults)
+    if silent or (connector.evse is not None and connector.evse.phases != event.phases):
+        connector = replace(connector, used=None)  # perhaps another car, or other phases
     connector = replace(connector, evse=event, asked_ms=event.asked_ms if asking else connector.asked_ms)
     if asking != (connector.asking_since_ms is not None):
         connector = replace(connector, asking_since_ms=turn.now if asking else None)

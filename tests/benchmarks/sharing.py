@@ -2,7 +2,8 @@
 
 Times differ between machines, ratios hardly do: how much the compiled build is faster than the same file as
 plain Python, how time grows from 64 to 1024 connectors, what depth costs. A ratio more than 25 % worse than
-the one in `sharing_baseline.json` fails the run; `--write` records new ones, to be committed with their reason.
+the one in `sharing_baseline.json` fails the run; `--write` records new ones, to be committed with their
+reason.
 """
 
 import json
