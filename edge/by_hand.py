@@ -65,14 +65,19 @@ def limit_options(verb: ArgumentParser) -> None:
     verb.add_argument(
         "--for", type=span_ms, metavar="SPAN", dest="span_ms", help="how long: 90s, 15min, 2h; 7d at most"
     )
-    verb.add_argument("--lift", action="store_true", help="take back the limit by hand on this place")
+    verb.add_argument(
+        "--source", default="technician", metavar="NAME", help="who says so, as in [[signals]]; default: you"
+    )
+    verb.add_argument(
+        "--lift", action="store_true", help="take back this source's limit here; with --for: none for so long"
+    )
 
 
 def limit(options: Namespace) -> Request:
     """The request for what was typed; ends the program where that is not enough."""
     limited = options.amps is not None or options.kw is not None
-    if options.lift and (limited or options.span_ms is not None):
-        options.refuse("--lift takes a limit back; it goes without --amps, --kw and --for")
+    if options.lift and limited:
+        options.refuse("--lift takes a limit back; it goes without --amps and --kw")
     elif not options.lift and not limited:
         options.refuse("say how much: --amps, --kw or both, or --lift")
     elif not options.lift and options.span_ms is None:
@@ -84,6 +89,7 @@ def limit(options: Namespace) -> Request:
         "current_ma": options.amps,
         "power_mw": None if options.kw is None else options.kw * 1_000,
         "for_ms": options.span_ms or 0,
+        "source": options.source,
     }
 
 

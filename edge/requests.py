@@ -23,7 +23,10 @@ from edge.errors import PeerError
 from edge.events import DemandStated, LimitSignalled, Phases, PhasesRequested
 
 TECHNICIAN = "technician"
-"""The source of every limit that is set on this socket."""
+"""The source of a limit that is set on this socket and names none. A script that watches the grid operator's
+relay or a gateway names its own, that of a [[signals]] entry."""
+
+_SOURCE = re.compile(r"[A-Za-z0-9_-]{1,32}")  # as the names in the configuration
 
 LONGEST_LIMIT_MS = 7 * 24 * 3_600_000
 """Who needs a limit for longer will have forgotten it by then; it belongs into the configuration."""
@@ -42,7 +45,7 @@ LEAST_OFFER_MA, MOST_OFFER_MA = 6_000, 80_000
 """IEC 61851-1:2017 Annex A: nothing else can be offered to a car."""
 
 LIFT_MS = 1
-"""What takes a limit back holds no longer than it takes to be heard; then the source is silent."""
+"""What takes a limit back without saying for how long is heard and over; then the source is silent."""
 
 _TIME = re.compile(r"([01][0-9]|2[0-3]):([0-5][0-9])")
 
@@ -73,6 +76,7 @@ class AskLimit(_Asked, frozen=True, tag="limit"):
     connector: int | None = None
     current_ma: Phases | None = None
     power_mw: int | None = None
+    source: str = TECHNICIAN
 
     @property
     def lifts(self) -> bool:
@@ -132,9 +136,13 @@ def check(asked: Asked, circuits: Collection[str], connectors: Collection[int]) 
         raise PeerError(wrong)
 
 
-def _wrong_limit(asked: AskLimit) -> str | None:
+def _wrong_limit(  # noqa: PLR0911 - one sentence per return
+    asked: AskLimit,
+) -> str | None:
     if (asked.circuit is None) == (asked.connector is None):
         return "a limit needs a place: either a circuit or a connector"
+    if not _SOURCE.fullmatch(asked.source):
+        return "a source is named in 1 to 32 letters, digits, - or _, as in the configuration"
     if asked.current_ma is not None and not all(0 <= ma <= MOST_MA for ma in asked.current_ma):
         return f"a limit has from 0 to {MOST_MA // 1000} A on each phase"
     if asked.power_mw is not None and not 0 <= asked.power_mw <= MOST_MW:
@@ -168,12 +176,12 @@ def event_of(
         case AskLimit():
             return LimitSignalled(
                 at_ms=now_ms,
-                source=TECHNICIAN,
+                source=wish.source,
                 circuit=wish.circuit,
                 connector=wish.connector,
                 current_ma=wish.current_ma,
                 power_mw=wish.power_mw,
-                valid_ms=LIFT_MS if wish.lifts else wish.for_ms,
+                valid_ms=max(LIFT_MS, wish.for_ms),
             )
         case AskDemand(by=by, departs_in_ms=departs_in_ms):
             if by is not None:

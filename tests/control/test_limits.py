@@ -11,6 +11,7 @@ from edge.control.limits import add_load, permit, room_for
 from edge.control.rows import row_name, rows_of
 from edge.control.site import NO_PARENT, Circuit, Outlet, Site
 from tests.control.story import TARIFF, Story
+from tests.plain_sharing import plain_build
 
 OUTLET = Outlet(1, 1, (1, 2, 0), 6_000, 16_000, "m1", ventilated=False)
 SINGLE = Outlet(2, 0, (2,), 6_000, 32_000, "m2", ventilated=False)
@@ -60,6 +61,13 @@ def test_loads_follow_the_tree_the_phase_rotation_and_the_totals() -> None:
     assert load == [10_000, 10_000, 17_000, 10_000, 10_000, 10_000, 37_000, 0, 0, 7_000]
     add_load(ROWS, load, 0, -10_000)
     assert load == [0, 0, 7_000, 0, 0, 0, 7_000, 0, 0, 7_000]
+
+
+def test_the_last_word_and_the_kernel_mean_the_same_rows() -> None:
+    tree = plain_build().Tree([-1, 0], [1, 0], [7, 4], (0,), (0,))
+    for i in range(2):
+        span = range(tree._start[i], tree._start[i + 1])
+        assert [(tree._rows_of[k], tree._times_of[k]) for k in span] == list(ROWS.of[i])
 
 
 def test_rows_have_names_a_technician_knows() -> None:

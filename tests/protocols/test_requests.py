@@ -172,6 +172,10 @@ def typed(words: str) -> Request:
             ),
         ),
         ("limit --circuit house --lift", LimitSignalled(1_000, "technician", "house", None, None, None, 1)),
+        (
+            "limit --circuit house --source grid --lift --for 1h",
+            LimitSignalled(1_000, "grid", "house", None, None, None, HOUR_MS),
+        ),
         ("demand 1 --kwh 20.5 --in 90s", DemandStated(1_000, 1, 20_500, 90_000)),
         ("demand 1 --kwh 7 --in 0.5d --min-amps 8", DemandStated(1_000, 1, 7_000, 12 * HOUR_MS, 8_000)),
         ("phases 2 1", PhasesRequested(1_000, 2, 1)),
