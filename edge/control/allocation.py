@@ -151,7 +151,7 @@ def prospect_ma(station: Station, i: int) -> int:
 def _excess(
     space: Headroom, connectors: list[Connector], drawn: list[int], outlets: tuple[Outlet, ...]
 ) -> list[int]:
-    """Connectors to switch off because offers do not fit: sharing erred, or one out of reach holds too much."""
+    """Connectors to switch off, as offers do not fit: sharing erred, or one out of reach holds too much."""
     told = [c.offer_ma if c.state in ENERGISED else d for c, d in zip(connectors, drawn, strict=True)]
     load = [0] * len(space.room)
     for i, ma in enumerate(told):

@@ -67,7 +67,7 @@ def test_the_last_word_and_the_kernel_mean_the_same_rows() -> None:
     tree = plain_build().Tree([-1, 0], [1, 0], [7, 4], (0,), (0,))
     for i in range(2):
         span = range(tree._start[i], tree._start[i + 1])
-        assert [(tree._rows_of[k], tree._times_of[k]) for k in span] == list(ROWS.of[i])
+        assert sorted((tree._rows_of[k], tree._times_of[k]) for k in span) == sorted(ROWS.of[i])
 
 
 def test_rows_have_names_a_technician_knows() -> None:
