@@ -24,12 +24,11 @@ def request(turn: Turn, event: PhasesRequested) -> None:
     """Begin to switch, or say why not."""
     i = turn.station.site.index(event.connector)
     look = turn.at(i).evse if i is not None else None
-    if i is not None and turn.at(i).state not in ENERGISED:
+    if i is None or look is None or look.phases is None or len(turn.outlet(i).lines) < event.phases:
+        text = f"connector {event.connector} cannot switch to {event.phases} phase(s)"
+        turn.announce("phases_refused", text, i)
+    elif turn.at(i).state not in ENERGISED:
         turn.announce("phases_refused", f"there is no session at connector {event.connector} to switch", i)
-    elif i is None or look is None or look.phases is None or len(turn.outlet(i).lines) < event.phases:
-        turn.announce(
-            "phases_refused", f"connector {event.connector} cannot switch to {event.phases} phase(s)", i
-        )
     elif look.phases == event.phases and turn.at(i).phases_wanted is not None:
         turn.put(i, replace(turn.at(i), phases_wanted=None))
         turn.announce("phases_switched", f"charging goes on with {event.phases} phase(s) as before", i)
