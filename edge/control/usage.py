@@ -33,16 +33,20 @@ def over_ma(connector: Connector, now_ms: int) -> int:
     A car that was taking too much when its meter fell silent is taken to go on.
     """
     meter = connector.meter
-    known = connector.overdraw_since_ms is not None or is_fresh(meter, now_ms, METER_STALE_MS)
-    if meter is None or not known or not connector.sent_ms:
+    if meter is None or not connector.sent_ms:
         return 0
-    return max(0, max(meter.current_ma) - _told_ma(connector, now_ms))
+    drawn_ma = max(meter.current_ma)
+    if drawn_ma <= connector.offer_ma:
+        return 0
+    if connector.overdraw_since_ms is None and not is_fresh(meter, now_ms, METER_STALE_MS):
+        return 0
+    return max(0, drawn_ma - _told_ma(connector, now_ms))
 
 
 def excess_ma(connector: Connector, now_ms: int) -> int:
     """`over_ma` where it is beyond tolerance, so that the car does not obey; else 0."""
     over = over_ma(connector, now_ms)
-    return over if over > max(TOLERANCE_MA, _told_ma(connector, now_ms) // 10) else 0
+    return over if over and over > max(TOLERANCE_MA, _told_ma(connector, now_ms) // 10) else 0
 
 
 def _told_ma(connector: Connector, now_ms: int) -> int:
@@ -79,11 +83,12 @@ def with_use(connector: Connector, outlet: Outlet, sharing: Sharing, now_ms: int
             cap_ma, under_ms, capped_draw_ma = capped_ma, None, drawn_ma
     else:
         under_ms = None
-    after = replace(
-        use, cap_ma=cap_ma, under_since_ms=under_ms, capped_draw_ma=capped_draw_ma, follows=follows
-    )
-    if after != use:
-        use = after
+    if (cap_ma, under_ms, capped_draw_ma, follows) != (
+        use.cap_ma, use.under_since_ms, use.capped_draw_ma, use.follows
+    ):  # fmt: skip
+        use = replace(
+            use, cap_ma=cap_ma, under_since_ms=under_ms, capped_draw_ma=capped_draw_ma, follows=follows
+        )
     if use is connector.use and used == connector.used:
         return connector
     return replace(connector, use=use, used=used)
@@ -94,7 +99,10 @@ def _phases(
 ) -> tuple[Use, tuple[int, ...] | None]:
     """The phases the car uses, once it showed the same for a while; None when it shows another."""
     use, used = connector.use, connector.used
-    wired = range(len(outlet.lines))
+    phases = len(outlet.lines)
+    if used is None and use.phases_since_ms is None and min(meter.current_ma[:phases]) >= PHASE_USED_MA:
+        return use, None  # nearly every look: all of them are in use
+    wired = range(phases)
     if used is not None and any(meter.current_ma[k] > PHASE_IDLE_MA for k in wired if k not in used):
         used = None
     seen = tuple(k for k in wired if meter.current_ma[k] >= PHASE_USED_MA)
