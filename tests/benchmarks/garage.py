@@ -1,9 +1,10 @@
 """`./run bench garage`: a week of a real garage, shared by the core and by others, against what was possible.
 
-    ./run bench garage [--days N] [--silent] [--policies] [--plot]
+    ./run bench garage [--days N] [--silent | --knowing] [--policies] [--plot]
 
 --days N     only the first N of the five days
 --silent     drivers state no demands
+--knowing    drivers state what they will take and when they will leave, to see what better demands are worth
 --policies   instead: ways to share that the core might use, in a simulator without lag
 --plot       instead: the busiest day through the core, drawn to docs/garage-day.png
 """
@@ -59,6 +60,9 @@ def main(options: list[str]) -> int:
         return 0
     for name, three_phase in SITES.items():
         place = garage(WEEK[0], days, three_phase=three_phase)
+        if "--knowing" in options:
+            knowing = (car._replace(asked_wh=car.wish_wh, says_leaves_s=car.leaves_s) for car in place.cars)
+            place = place._replace(cars=tuple(knowing))
         said = sum(car.asked_wh is not None for car in place.cars)
         wish_kwh = sum(car.wish_wh for car in place.cars) / 1000
         print(
