@@ -236,7 +236,7 @@ def _shares(
     shares = share(tree, asked, strict=site.sharing.strict)
     if shares is None:
         return None
-    out = {i: (0, row) for i, row in turns.held_back(station, shares, space.rows).items()}
+    out = {i: (0, row) for i, row in turns.held_back(station, shares, space.rows, room).items()}
     choosy = []
     for i, (x, _) in shares.items():
         session = station.connectors[i].session

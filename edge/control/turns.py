@@ -27,7 +27,7 @@ Shares = dict[int, tuple[int, int]]
 """Per connector that took part: its current in mA, and the row or constant of `sharing` that bound it."""
 
 UNDERSERVED_WH = 10_000
-"""What is taken as asked for by those who say nothing: the median session of ACN-Data takes about as much."""
+"""What is taken as asked for by those who say nothing: half of ACN-Data's drivers ask for 12 kWh or less."""
 
 UNDERSERVED_PART = 5
 """Below one fifth of its wish a car is served before those with more need: measured to give the worst-served
@@ -35,7 +35,6 @@ twentieth of all drivers twice as much, at the same energy in total."""
 
 PROBE_MS = 60_000
 """How long a car may hold its minimum without asking: some take half a minute from the offer to state C."""
-
 
 REST_AFTER_MS = 10_000
 """Where somebody waits for the place, a car that stops asking keeps it so long: pilots flicker, and whoever
@@ -92,16 +91,23 @@ def _queue_key(station: Station, i: int) -> tuple[int, ...]:
     return (1, -(need or 0), waited_since)
 
 
-def held_back(station: Station, shares: Shares, rows: Rows) -> dict[int, int]:
+def held_back(station: Station, shares: Shares, rows: Rows, room: Sequence[int]) -> dict[int, int]:
     """Connectors let in before their time into a row in which one whose time has come waits, and that row.
 
-    They would keep him waiting: a car on three phases needs all of them free at once.
+    They would keep him waiting: a car on three phases needs all of them free at once. But nobody is held back
+    for one who waits for something else than a place: `room` too small for him alone, or a higher class.
     """
     slot = slot_of(station)
     kept: dict[int, int] = {}  # row -> the row that refuses somebody who is due in it
     for i, (x, bound) in shares.items():
         due = station.connectors[i].turn.due_slot
-        if x == 0 and bound >= 0 and due is not None and slot >= due:
+        if x or bound < 0 or due is None or slot < due:
+            continue
+        least, rank = station.site.outlets[i].min_ma, _class(station, i)
+        fits = all(room[row] >= times * least for row, times in rows.of[i])
+        if fits and any(
+            shares[k][0] and _class(station, k) <= rank and _loads(rows, k, bound) for k in shares
+        ):
             kept |= dict.fromkeys((row for row, _ in rows.of[i]), bound)
     found = {}
     for i, (x, _) in shares.items() if kept else ():

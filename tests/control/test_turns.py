@@ -287,6 +287,22 @@ def test_a_car_on_three_phases_gets_all_of_them_within_a_slot_of_its_turn(seed: 
     assert story.plugs[7].register_mwh > START_WH * 1000
 
 
+def test_nobody_is_held_back_for_one_who_waits_for_the_house() -> None:
+    plan = site(connectors=3, limit_ma=13_000)
+    lines = [(0, 1, 2), (1,), (1,)]
+    outlets = tuple(replace(o, lines=each) for o, each in zip(plan.outlets, lines, strict=True))
+    story = Story(replace(plan, outlets=outlets))
+    story.pass_time(1_000)
+    story.arrive(1, Car(lag_ms=0))
+    story.arrive(2, Car(lag_ms=0, phases=1))
+    story.pass_time(60_000)
+    story.background_ma = (9_000, 0, 0)  # the house takes L1, for hours
+    story.pass_time(3 * SLOT_MS, step_ms=STEP_MS)
+    story.arrive(3, Car(lag_ms=0, phases=1))
+    story.pass_time(60_000, step_ms=STEP_MS)
+    assert [story.plugs[n].offer_ma for n in (1, 2, 3)] == [0, 6_500, 6_500]
+
+
 def test_who_waits_below_a_class_that_is_served_is_promised_nothing() -> None:
     story = Story(site(limit_ma=7_000))
     story.pass_time(1_000)
