@@ -92,30 +92,28 @@ def _queue_key(station: Station, i: int) -> tuple[int, ...]:
 
 
 def held_back(station: Station, shares: Shares, rows: Rows, room: Sequence[int]) -> dict[int, int]:
-    """Connectors let in before their time into a row in which one whose time has come waits, and that row.
+    """Connectors let in after one whose time has come, into a row in which he still waits, and that row.
 
-    They would keep him waiting: a car on three phases needs all of them free at once. But nobody is held back
-    for one who waits for something else than a place: `room` too small for him alone, or a higher class.
+    They would keep him waiting: a car on three phases needs all of them free at once. `shares` stand in the
+    order of admission. Nobody is held back for one who waits for something else than a place: `room` that is
+    too small for him alone, or a higher class.
     """
     slot = slot_of(station)
     kept: dict[int, int] = {}  # row -> the row that refuses somebody who is due in it
-    for i, (x, bound) in shares.items():
-        due = station.connectors[i].turn.due_slot
-        if x or bound < 0 or due is None or slot < due:
-            continue
-        least, rank = station.site.outlets[i].min_ma, _class(station, i)
-        fits = all(room[row] >= times * least for row, times in rows.of[i])
-        if fits and any(
-            shares[k][0] and _class(station, k) <= rank and _loads(rows, k, bound) for k in shares
-        ):
-            kept |= dict.fromkeys((row for row, _ in rows.of[i]), bound)
     found = {}
-    for i, (x, _) in shares.items() if kept else ():
+    for i, (x, bound) in shares.items():
         turn = station.connectors[i].turn
-        new = x > 0 and turn.on_since_ms is None and not (turn.due_slot is not None and slot >= turn.due_slot)
-        blocked = next((kept[row] for row, _ in rows.of[i] if row in kept), None)
-        if new and blocked is not None:
-            found[i] = blocked
+        if x:
+            blocked = next((kept[row] for row, _ in rows.of[i] if row in kept), None)
+            if turn.on_since_ms is None and blocked is not None:
+                found[i] = blocked
+        elif bound >= 0 and turn.due_slot is not None and slot >= turn.due_slot:
+            least, rank = station.site.outlets[i].min_ma, _class(station, i)
+            fits = all(room[row] >= times * least for row, times in rows.of[i])
+            if fits and any(
+                shares[k][0] and _class(station, k) <= rank and _loads(rows, k, bound) for k in shares
+            ):
+                kept |= dict.fromkeys((row for row, _ in rows.of[i]), bound)
     return found
 
 
@@ -210,7 +208,9 @@ def rested(station: Station) -> Station:
                 after = replace(turn, resting_since_ms=now, on_since_ms=None, tries=tries)
         if after is not turn:
             connectors = list(station.connectors) if connectors is None else connectors
-            connectors[i] = replace(connector, turn=after)
+            # Some cars come back on more phases than they stopped with.
+            used = None if after.resting_since_ms is not None else connector.used
+            connectors[i] = replace(connector, turn=after, used=used)
     return station if connectors is None else replace(station, connectors=tuple(connectors))
 
 
