@@ -113,13 +113,19 @@ def test_who_was_paused_in_the_middle_of_a_slot_does_not_miss_his_turn_for_his_o
     assert story.site.sharing.min_off_ms <= waited_ms <= story.site.sharing.min_off_ms + 4 * STEP_MS
 
 
-def test_a_paused_car_is_not_switched_on_again_before_its_off_time() -> None:
+def paused_by_the_house() -> Story:
+    """One car, told 0 A because the house takes too much."""
     story = Story(site(connectors=1, limit_ma=10_000))
     story.pass_time(1_000)
     story.arrive(1)
     story.pass_time(30_000)
     story.background_ma = (6_000, 6_000, 6_000)
     story.pass_time(5_000)
+    return story
+
+
+def test_a_paused_car_is_not_switched_on_again_before_its_off_time() -> None:
+    story = paused_by_the_house()
     assert story.plugs[1].offer_ma == 0
     story.background_ma = (0, 0, 0)
     paused_ms = story.now_ms
@@ -133,12 +139,7 @@ def test_a_paused_car_is_not_switched_on_again_before_its_off_time() -> None:
 
 
 def test_a_new_driver_does_not_wait_for_the_pause_of_the_one_before() -> None:
-    story = Story(site(connectors=1, limit_ma=10_000))
-    story.pass_time(1_000)
-    story.arrive(1)
-    story.pass_time(30_000)
-    story.background_ma = (6_000, 6_000, 6_000)
-    story.pass_time(5_000)
+    story = paused_by_the_house()
     story.unplug(1)
     story.background_ma = (0, 0, 0)
     story.pass_time(30_000)
