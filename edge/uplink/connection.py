@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, Protocol
 
 import paho.mqtt.client as mqtt
 from msgspec import Struct
@@ -80,6 +80,37 @@ class Inbound(Struct, frozen=True):
     qos: int
 
 
+class Link(Protocol):
+    """One connection to the broker, from CONNECT to its end, for the event loop's thread.
+
+    `Connection` says what each method promises; a peer of a rig can keep the same promises.
+    """
+
+    inbound: asyncio.Queue[Inbound]
+
+    async def open(self, timeout_s: float) -> None:
+        """Connect and subscribe. Raises `UplinkError`."""
+
+    async def lost(self) -> NoReturn:
+        """Wait for the end of the connection. Raises `UplinkError` with the reason."""
+
+    def publish(self, topic: str, payload: bytes, *, qos: int, retain: bool) -> asyncio.Future[None]:
+        """Send. The future is done at PUBACK (QoS 1) or once written (QoS 0); never if the line breaks."""
+
+    async def last_word(self, topic: str, payload: bytes, timeout_s: float) -> None:
+        """Publish, retained, and wait for the PUBACK if the line still stands."""
+
+    def acknowledge(self, message: Inbound) -> None:
+        """Tell the broker that it may forget this message."""
+
+    @property
+    def is_up(self) -> bool:
+        """Connected, subscribed and not ended."""
+
+    async def close(self, *, publish_will: bool, timeout_s: float) -> None:
+        """Disconnect. With `publish_will` the broker says the last will all the same."""
+
+
 class Secrets:
     """The password and keys, read once at start. Raises `ConfigError` if they cannot be used."""
 
@@ -101,6 +132,13 @@ class Secrets:
             raise ConfigError(problems)
 
 
+Refused = Callable[[str, str], None]
+"""Called with topic and reason, in the loop's thread, when the broker turns a publish away."""
+
+Connect = Callable[[Access, Secrets, Will, str, Refused], Link]
+"""Makes a link that is not open yet, with the topic to subscribe to; `Connection` is one."""
+
+
 def _tls_context(files: TlsFiles) -> ssl.SSLContext:
     """Trust this CA only, TLS 1.2 or later, host name checked."""
     context = ssl.create_default_context(cafile=files.ca)
@@ -111,17 +149,11 @@ def _tls_context(files: TlsFiles) -> ssl.SSLContext:
 
 
 class Connection:
-    """The coroutines and plain methods are for the event loop's thread; `_on_*` and `_serve` run in ours."""
+    """Implements `Link`. What is public is for the event loop's thread; `_on_*` and `_serve` run in ours."""
 
     def __init__(
-        self,
-        access: Access,
-        secrets: Secrets,
-        will: Will,
-        subscribe_to: str,
-        refused: Callable[[str, str], None],
+        self, access: Access, secrets: Secrets, will: Will, subscribe_to: str, refused: Refused
     ) -> None:
-        """`refused(topic, reason)` is called in the loop's thread when the broker turns a publish away."""
         self.inbound: asyncio.Queue[Inbound] = asyncio.Queue()
         self._access = access
         self._subscribe_to = subscribe_to

@@ -22,7 +22,7 @@ from edge.events import ClaimAnswered, UplinkChanged
 from edge.ports import NowMs, Outbox, Put
 from edge.records import Claim
 from edge.uplink import schema
-from edge.uplink.connection import Access, Connection, Inbound, Secrets, Will
+from edge.uplink.connection import Access, Connect, Connection, Inbound, Link, Secrets, Will
 from edge.uplink.waiting import Announcements, Tries, Uniform
 
 _LOG = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ WallMs = Callable[[], int]
 """Milliseconds of Unix time, for what people read."""
 
 # The system's randomness: a fleet must not share a seed.
-_SPREAD = SystemRandom().uniform
+SPREAD = SystemRandom().uniform
 # 2**16 s is beyond any longest wait; keeps the doubling of the back-off from growing without end.
 _MAX_DOUBLINGS = 16
 # Claims read from the journal at once: one page of the drain.
@@ -65,7 +65,8 @@ class MqttUplink:
         outbox: Outbox,
         now_ms: NowMs,
         wall_ms: WallMs,
-        uniform: Uniform = _SPREAD,
+        uniform: Uniform = SPREAD,
+        connect: Connect = Connection,
     ) -> None:
         """Raise `ConfigError` if names, password file or TLS files cannot be used."""
         self._settings = settings
@@ -76,6 +77,7 @@ class MqttUplink:
         self._now_ms = now_ms
         self._wall_ms = wall_ms
         self._uniform = uniform
+        self._connect = connect
         self._online_ms: int | None = None  # since when, on the present connection
         self._outage_told = False
         self._complaints: dict[str, tuple[int, int]] = {}  # by topic: when told last, how many untold since
@@ -149,7 +151,7 @@ class MqttUplink:
         put(UplinkChanged(now_ms, online=False))
         return lasted_ms / 1000
 
-    async def _keep(self, connection: Connection, number: int, put: Put) -> None:
+    async def _keep(self, connection: Link, number: int, put: Put) -> None:
         """Open, use and close. Raises `UplinkError`, `JournalError` or a group of them at the end."""
         clean = False
         try:
@@ -163,9 +165,9 @@ class MqttUplink:
         finally:
             await connection.close(publish_will=not clean, timeout_s=self._settings.farewell_s)
 
-    def _connection(self, number: int) -> Connection:
+    def _connection(self, number: int) -> Link:
         will = schema.Status(state=schema.StationState.LOST, connection=number, since_unix_ms=None)
-        return Connection(
+        return self._connect(
             self._settings.access,
             self._secrets,
             Will(self._topics.status, schema.encode(will)),
@@ -173,7 +175,7 @@ class MqttUplink:
             lambda topic, reason: self._complain("publish_refused", f"the broker refused {topic}: {reason}"),
         )
 
-    async def _converse(self, connection: Connection, number: int, put: Put) -> None:
+    async def _converse(self, connection: Link, number: int, put: Put) -> None:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(connection.lost())
             self._tries = self._new_tries()
@@ -187,7 +189,7 @@ class MqttUplink:
             tasks.create_task(self._send_announcements(connection))
             tasks.create_task(self._send_claims(connection))
 
-    async def _introduce(self, connection: Connection, number: int) -> None:
+    async def _introduce(self, connection: Link, number: int) -> None:
         """Refresh everything retained, `online` last: who sees it may trust the rest."""
         await connection.publish(self._topics.birth, schema.encode(self._birth), qos=1, retain=True)
         self._changed = dict.fromkeys(self._connectors)
@@ -205,13 +207,13 @@ class MqttUplink:
 
     # What goes out, each kind in its own task, so that none waits behind another.
 
-    async def _send_connectors(self, connection: Connection) -> None:
+    async def _send_connectors(self, connection: Link) -> None:
         while True:
             await self._publish_changed(connection)
             await self._connector_wake.wait()
             self._connector_wake.clear()
 
-    async def _publish_changed(self, connection: Connection) -> None:
+    async def _publish_changed(self, connection: Link) -> None:
         """One at a time, awaiting each PUBACK: on a slow line the states in between are skipped."""
         while self._changed:
             number = next(iter(self._changed))
@@ -219,7 +221,7 @@ class MqttUplink:
             state = schema.encode(self._connectors[number])
             await connection.publish(self._topics.connector_state(number), state, qos=1, retain=True)
 
-    async def _send_meters(self, connection: Connection) -> None:
+    async def _send_meters(self, connection: Link) -> None:
         while True:
             shown, self._meters = self._meters, {}
             for number, (shown_ms, meter) in shown.items():
@@ -229,7 +231,7 @@ class MqttUplink:
                 )
             await asyncio.sleep(self._settings.meter_interval_s)
 
-    async def _send_announcements(self, connection: Connection) -> None:
+    async def _send_announcements(self, connection: Link) -> None:
         """One at a time: a long ring never stands in front of a claim."""
         while True:
             oldest = self._announcements.take()
@@ -243,7 +245,7 @@ class MqttUplink:
                 self._announcements.put_back(oldest)  # perhaps it arrived: at least once
                 raise
 
-    async def _send_claims(self, connection: Connection) -> None:
+    async def _send_claims(self, connection: Link) -> None:
         """Send every pending claim, oldest first, then each again until it is answered."""
         copies: dict[int, asyncio.Future[None]] = {}  # by seq: the last copy, until its PUBACK
         fresh: deque[Claim] = deque()
@@ -286,9 +288,7 @@ class MqttUplink:
             async with asyncio.timeout(None if due_ms is None else (due_ms - now_ms) / 1000):
                 await self._claim_wake.wait()
 
-    def _publish_claim(
-        self, connection: Connection, claim: Claim, copies: dict[int, asyncio.Future[None]]
-    ) -> None:
+    def _publish_claim(self, connection: Link, claim: Claim, copies: dict[int, asyncio.Future[None]]) -> None:
         try:
             message = schema.encode(schema.claim_message(claim))
         except UplinkError as error:
@@ -308,7 +308,7 @@ class MqttUplink:
 
     # What comes in.
 
-    async def _receive(self, connection: Connection, put: Put) -> None:
+    async def _receive(self, connection: Link, put: Put) -> None:
         while True:
             message = await connection.inbound.get()
             try:
