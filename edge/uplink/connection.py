@@ -28,13 +28,13 @@ from edge.errors import ConfigError, UplinkError
 _LOG = logging.getLogger(__name__)
 
 # The broker keeps unanswered messages for us over a long weekend without power, not for ever.
-_SESSION_EXPIRY_S = 7 * 24 * 3600
+SESSION_EXPIRY_S = 7 * 24 * 3600
 # The broker notices a dead line after 1.5 times this [MQTT-3.1.2-22], paho after twice this.
-_KEEPALIVE_S = 30
+KEEPALIVE_S = 30
 # QoS 1 messages the broker may have under way to us: bounds `inbound`.
-_RECEIVE_MAXIMUM = 64
+RECEIVE_MAXIMUM = 64
 # QoS 1 messages we have under way: the lowest default of common brokers (HiveMQ 10, mosquitto 20).
-_SEND_MAXIMUM = 10
+SEND_MAXIMUM = 10
 # Bigger packets the broker must not send [MQTT-3.1.2-24], so that they never reach the memory of the board.
 _MAX_PACKET_BYTES = 1024 * 1024
 # How long the thread sleeps in select(); a publish wakes it, `close` waits for it at most this long.
@@ -230,7 +230,7 @@ class Connection:
             reconnect_on_failure=False,
             manual_ack=True,
         )
-        client.max_inflight_messages = _SEND_MAXIMUM
+        client.max_inflight_messages = SEND_MAXIMUM
         client.will_set(will.topic, will.payload, qos=1, retain=True)
         if self._access.username is not None:
             client.username_pw_set(self._access.username, secrets.password)
@@ -256,7 +256,7 @@ class Connection:
             done.set_result(None)
 
     def _received(self, message: Inbound) -> None:
-        if message.qos == 0 and self.inbound.qsize() >= _RECEIVE_MAXIMUM:
+        if message.qos == 0 and self.inbound.qsize() >= RECEIVE_MAXIMUM:
             return  # nothing bounds QoS 0 but this, and nobody was promised its delivery
         self.inbound.put_nowait(message)
 
@@ -287,11 +287,11 @@ class Connection:
 
     def _talk(self) -> str:
         properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]  # paho leaves it untyped
-        properties.SessionExpiryInterval = _SESSION_EXPIRY_S
-        properties.ReceiveMaximum = _RECEIVE_MAXIMUM
+        properties.SessionExpiryInterval = SESSION_EXPIRY_S
+        properties.ReceiveMaximum = RECEIVE_MAXIMUM
         properties.MaximumPacketSize = _MAX_PACKET_BYTES
         self._client.connect(
-            self._access.host, self._access.port, _KEEPALIVE_S, clean_start=False, properties=properties
+            self._access.host, self._access.port, KEEPALIVE_S, clean_start=False, properties=properties
         )
         code = MQTTErrorCode.MQTT_ERR_SUCCESS
         while code == MQTTErrorCode.MQTT_ERR_SUCCESS and not self._stop.is_set():
