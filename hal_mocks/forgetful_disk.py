@@ -6,10 +6,11 @@
         disk.survivors(next_folder, power_cut=True, dice=Random(1))
 
 The folder is a real one, best in memory (`/dev/shm`). SQLite reads and writes its files there and never waits
-for a sync; `forgetful_vfs.c`, compiled at first use, keeps beside each what would be left of it. Connections
-that lived when the machine stopped may be closed whenever it suits, also after the disk. The next life has a
-folder of its own, because SQLite keeps the locks of the whole process in one place. A file that SQLite had open
-before its folder was watched is not known.
+for a sync; `forgetful_vfs.c`, compiled at first use, keeps beside each what would be left of it. A file that
+SQLite had open before its folder was watched is not known.
+
+Connections that lived when the machine stopped may be closed whenever it suits, also after the disk. The next
+life has a folder of its own, because SQLite keeps the locks of the whole process in one place.
 
 What the disk forgets is bytes. Creating, deleting, renaming and truncating a file last at once.
 """
