@@ -8,14 +8,13 @@ out), announcements to the log and the uplink. The systemd watchdog is petted by
 import asyncio
 import logging
 import signal
-from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, assert_never
 
 import msgspec
 
-from edge import absence, clock, notify, requests
+from edge import absence, notify, requests, ring
 from edge.commands import Announce, Command, Record, SetOffer, SetPhases
 from edge.config import Config
 from edge.control.state import unix_ms
@@ -26,7 +25,8 @@ from edge.events import Event, FaultClearRequested, Recorded, RecordFailed, Stop
 from edge.journal import Journal
 from edge.local_api import LocalApi
 from edge.logs import log, recent
-from edge.ports import Reader
+from edge.outside import REAL_WORLD, Outside
+from edge.ports import Clock
 from edge.records import Claim, ClaimState
 from edge.wiring import Hands, Report, open_hands, open_uplink
 
@@ -46,24 +46,36 @@ LAST_WORDS_S = 5.0
 """What withdrawing all offers and the last records may take on the way out (TimeoutStopSec is 20 s)."""
 
 
-async def run(config: Config, readers: Mapping[str, Reader] | None = None) -> None:
-    """Run the station until SIGTERM or SIGINT. Raises `JournalError` if it cannot remember.
-
-    `readers` replaces card readers by id: for readers that no PC/SC driver reaches, and for rigs without one.
-    """
+async def run(config: Config, outside: Outside = REAL_WORLD) -> None:
+    """Run the station until SIGTERM or SIGINT. Raises `JournalError` if it cannot remember."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    await live(config, outside, stop)
+
+
+async def live(config: Config, outside: Outside, stop: asyncio.Event) -> None:
+    """Open the world and serve until `stop`."""
+    clock = outside.clock
     async with AsyncExitStack() as stack:
         _make_runtime(config.paths.runtime)
         journal = Journal(
-            config.paths.journal, station=config.site.station, wall=clock.wall, now_ms=clock.now_ms
+            config.paths.journal,
+            station=config.site.station,
+            wall=clock.wall,
+            now_ms=clock.now_ms,
+            worker=outside.journal_worker(),
         )
         await stack.enter_async_context(journal)
-        hands = open_hands(config, clock.now_ms, readers or {})
-        uplink = open_uplink(config, journal, clock.now_ms)
-        await Daemon(config, journal, hands, uplink).serve(stop)
+        hands = open_hands(config, outside)
+        uplink = open_uplink(config, journal, outside)
+        daemon = Daemon(config, clock, journal, hands, uplink)
+        try:
+            await daemon.serve(stop)
+        except Exception as error:
+            daemon.keep_last_minutes(error)
+            raise
 
 
 def _make_runtime(folder: Path) -> None:
@@ -78,8 +90,11 @@ def _make_runtime(folder: Path) -> None:
 class Daemon:
     """One life of the brain and its hands."""
 
-    def __init__(self, config: Config, journal: Journal, hands: Hands, uplink: "MqttUplink | None") -> None:
+    def __init__(
+        self, config: Config, clock: Clock, journal: Journal, hands: Hands, uplink: "MqttUplink | None"
+    ) -> None:
         self._config = config
+        self._clock = clock
         self._journal = journal
         self._hands = hands
         self._uplink = uplink
@@ -88,7 +103,8 @@ class Daemon:
         self._asked: dict[int, asyncio.Future[list[Announce]]] = {}  # by id of the event: who waits for it
         self._records: asyncio.Queue[Claim] = asyncio.Queue()
         self._heartbeat = absence.Heartbeat(config.paths.runtime)
-        self._wall_quality = clock.quality()
+        self._ring = ring.Ring()
+        self._wall_quality = self._clock.quality()
 
     async def serve(self, stop: asyncio.Event) -> None:
         """Live until `stop`, then withdraw every offer and flush every record."""
@@ -122,7 +138,7 @@ class Daemon:
         self._inbox.put_nowait(event)
 
     async def _wake_up(self) -> None:
-        now = clock.now_ms()
+        now = self._clock.now_ms()
         opened = self._journal.opened
         if opened.quarantined is not None:
             log("journal_quarantined", path=str(opened.quarantined), damage=opened.damage)
@@ -139,7 +155,11 @@ class Daemon:
     async def _think(self) -> None:
         while True:
             event = await self._inbox.get()
-            self._station, commands = step(self._station, event)
+            before, commands = self._station, None
+            try:
+                self._station, commands = step(before, event)
+            finally:
+                self._ring.note(before, event, commands)
             self._carry_out(commands)
             asker = self._asked.pop(id(event), None)
             if asker is not None and not asker.done():
@@ -170,12 +190,12 @@ class Daemon:
     async def _tick(self) -> None:
         """Tick at even distances; after a stall once, not once for each missed tick."""
         loop = asyncio.get_running_loop()
-        due, judged_ms = loop.time(), clock.now_ms()
+        due, judged_ms = loop.time(), self._clock.now_ms()
         while True:
-            now = clock.now_ms()
+            now = self._clock.now_ms()
             if now - judged_ms >= WALL_EVERY_MS:
-                self._wall_quality, judged_ms = clock.quality(), now
-            wall_ms, _ = clock.wall()
+                self._wall_quality, judged_ms = self._clock.quality(), now
+            wall_ms, _ = self._clock.wall()
             self.put(Tick(now, wall_ms, self._wall_quality))
             due = max(due + TICK_MS / 1000, loop.time())
             await asyncio.sleep(due - loop.time())
@@ -187,9 +207,9 @@ class Daemon:
             try:
                 await self._journal.record(claim)
             except JournalError as error:
-                self.put(RecordFailed(clock.now_ms(), claim.id, claim.state, str(error)))
+                self.put(RecordFailed(self._clock.now_ms(), claim.id, claim.state, str(error)))
             else:
-                self.put(Recorded(clock.now_ms(), claim.id, claim.state))
+                self.put(Recorded(self._clock.now_ms(), claim.id, claim.state))
                 if claim.state is ClaimState.CLOSED and self._uplink is not None:
                     self._uplink.claim_waiting()
             finally:
@@ -198,7 +218,7 @@ class Daemon:
     async def _say_goodbye(self) -> None:
         """Withdraw, wait for the controllers and the disk as long as that makes sense."""
         log("stopping", text="withdrawing every offer")
-        self.put(StopRequested(clock.now_ms()))
+        self.put(StopRequested(self._clock.now_ms()))
         await self._inbox.join()
         settled = [asyncio.create_task(hand.settled()) for hand in self._hands.evses.values()]
         flushed = asyncio.create_task(self._records.join())
@@ -224,19 +244,39 @@ class Daemon:
                 return {**msgspec.to_builtins(view(station)), **times, "claims": claims}
             case requests.AskLog():
                 return {"lines": recent()}
+            case requests.AskRing():
+                path = await ring.dump(self._ring, self._config.paths.journal.parent, self._clock.wall()[0])
+                return {"path": str(path)}
             case requests.AskClearFault(connector=number):
                 latched = [fault.name for fault in self._shown(number).faults if fault.latched]
-                self.put(FaultClearRequested(clock.now_ms(), number))
+                self.put(FaultClearRequested(self._clock.now_ms(), number))
                 return {"cleared": latched}
             case requests.AskLimit() | requests.AskDemand() | requests.AskPhases():
                 return {"text": await self._grant(asked)}
             case _:
                 assert_never(asked)
 
+    def keep_last_minutes(self, error: Exception) -> None:
+        """Write the ring beside the journal if what ends the daemon is a bug of ours."""
+        try:
+            path = ring.dump_after(
+                error, self._ring, self._config.paths.journal.parent, self._clock.wall()[0]
+            )
+        except ring.RingError as problem:
+            log("ring_not_written", level=logging.WARNING, text=str(problem))
+        else:
+            if path is not None:
+                log(
+                    "ring_written",
+                    level=logging.ERROR,
+                    path=str(path),
+                    text="shows a defect: `edge replay` it",
+                )
+
     async def _grant(self, wish: requests.Wish) -> str:
         """Hand a wish to the brain; what came of it, in words. Raises `PeerError` if it refuses."""
-        wall_ms, _ = clock.wall()
-        event = requests.event_of(wish, clock.now_ms(), wall_ms, self._config.station.time_zone)
+        wall_ms, _ = self._clock.wall()
+        event = requests.event_of(wish, self._clock.now_ms(), wall_ms, self._config.station.time_zone)
         announced = self._asked[id(event)] = asyncio.get_running_loop().create_future()
         self.put(event)
         return requests.outcome(wish, await announced)

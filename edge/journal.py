@@ -9,10 +9,9 @@ import queue
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from contextlib import closing
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Protocol, Self, TypeVar
 
 from msgspec import Struct
 
@@ -30,6 +29,37 @@ DEADLINE_S = 10.0
 """A commit takes milliseconds, on a tired SD card a second; a disk that needs longer is a lost device."""
 
 
+class Worker(Protocol):
+    """Serves calls one by one beside the event loop, in the order they came."""
+
+    def start(self) -> None:
+        """Begin to serve."""
+
+    def put(self, call: Callable[[], None] | None) -> None:
+        """Serve this call when all before it are done; None is the last, and so is a call that raises."""
+
+    def is_alive(self) -> bool:
+        """Whether it serves."""
+
+    def join(self, timeout: float) -> None:
+        """Wait that long for its end."""
+
+
+class WorkerThread:
+    """A named thread as `Worker`."""
+
+    def __init__(self, name: str) -> None:
+        self._calls: queue.Queue[Callable[[], None] | None] = queue.Queue()
+        # A daemon thread: one that hangs on a dead disk shall not keep the process from ending.
+        self._thread = threading.Thread(target=self._serve, name=name, daemon=True)
+        self.start, self.is_alive, self.join = self._thread.start, self._thread.is_alive, self._thread.join
+        self.put = self._calls.put
+
+    def _serve(self) -> None:
+        while (call := self._calls.get()) is not None:
+            call()
+
+
 class Opened(Struct, frozen=True):
     """What `open` found: where a damaged journal was set aside, if it was, and what was wrong with it."""
 
@@ -42,35 +72,41 @@ class Journal:
     """Claims made durable, and the outbox where they wait (`ports.Outbox`). May raise `JournalError`."""
 
     def __init__(
-        self, path: Path, *, station: str, wall: Wall, now_ms: NowMs, deadline_s: float = DEADLINE_S
+        self,
+        path: Path,
+        *,
+        station: str,
+        wall: Wall,
+        now_ms: NowMs,
+        deadline_s: float = DEADLINE_S,
+        worker: Worker | None = None,
     ) -> None:
         self._path = path
         self._station = station
         self._wall = wall
         self._now_ms = now_ms
         self._deadline_s = deadline_s
-        self._requests: queue.Queue[Callable[[JournalFile], None] | None] = queue.Queue()
         self._file: Future[JournalFile] = Future()
         self._ended: Future[None] = Future()
-        # A daemon thread: one that hangs on a dead disk shall not keep the process from ending.
-        self._thread = threading.Thread(target=self._serve, name="journal", daemon=True)
+        self._worker = WorkerThread("journal") if worker is None else worker
 
     async def open(self) -> Opened:
         """Lock the file, check it, bring it up to date. Once in the life of this object."""
-        self._thread.start()
+        self._worker.start()
+        self._worker.put(lambda: _fulfil(self._file, self._open_file))
         try:
             await self._answer(self._file)
         except (JournalError, asyncio.CancelledError):
-            self._requests.put(None)  # where it opens all the same, it shall close again
+            self._last_request()  # where it opens all the same, it shall close again
             raise
         return self.opened
 
     async def close(self) -> None:
         """Serve what was asked before, tidy the file, let go of the lock and end the thread."""
-        if self._thread.is_alive():
-            self._requests.put(None)
+        if self._worker.is_alive():
+            self._last_request()
             await self._answer(self._ended)
-            self._thread.join(self._deadline_s)
+            self._worker.join(self._deadline_s)
 
     async def __aenter__(self) -> Self:
         await self.open()
@@ -133,10 +169,10 @@ class Journal:
         return Stamp(unix_ms, clock, self._now_ms())
 
     async def _ask(self, work: Callable[[JournalFile], T]) -> T:
-        if not self._thread.is_alive():
+        if not self._worker.is_alive():
             raise JournalError(f"the journal {self._path} is not open")
         answer: Future[T] = Future()
-        self._requests.put(lambda file: _fulfil(answer, lambda: work(file)))
+        self._worker.put(lambda: self._serve(answer, work))
         return await self._answer(answer)
 
     async def _answer(self, answer: Future[T]) -> T:
@@ -150,16 +186,23 @@ class Journal:
             )
         return waiting.result()
 
-    def _serve(self) -> None:
-        """Be the thread."""
+    # In the worker.
+
+    def _serve(self, answer: Future[T], work: Callable[[JournalFile], T]) -> None:
         try:
-            _fulfil(self._file, self._open_file)
-            if not self._file.cancelled() and self._file.exception() is None:
-                with closing(self._file.result()) as file:
-                    while (serve := self._requests.get()) is not None:
-                        serve(file)
-        finally:
-            _fulfil(self._ended, lambda: None)
+            _fulfil(answer, lambda: work(self._file.result()))
+        except BaseException:  # a bug: let go of the file before the worker ends by it
+            self._end()
+            raise
+
+    def _last_request(self) -> None:
+        self._worker.put(self._end)
+        self._worker.put(None)
+
+    def _end(self) -> None:
+        if self._file.done() and not self._file.cancelled() and self._file.exception() is None:
+            self._file.result().close()
+        _fulfil(self._ended, lambda: None)
 
     def _open_file(self) -> JournalFile:
         unix_ms, _ = self._wall()

@@ -10,7 +10,7 @@ from typing import Protocol, runtime_checkable
 from msgspec import Struct
 
 from edge.events import Event, Phases, Pilot
-from edge.records import Claim, ClaimState
+from edge.records import Claim, ClaimState, ClockQuality
 
 Put = Callable[[Event], None]
 """Put an event into the inbox. Only from the event loop's thread; a thread hands over with
@@ -18,6 +18,19 @@ Put = Callable[[Event], None]
 
 NowMs = Callable[[], int]
 """Monotonic milliseconds. The production clock is CLOCK_MONOTONIC; a simulation gives its own."""
+
+
+class Clock(Protocol):
+    """The two clocks: monotonic for deciding, wall time with its quality for records."""
+
+    def now_ms(self) -> int:
+        """Monotonic ms, the time of the running event loop."""
+
+    def wall(self) -> tuple[int, ClockQuality]:
+        """Unix time in ms and what it is worth."""
+
+    def quality(self) -> ClockQuality:
+        """What the wall clock is worth."""
 
 
 class SerialLink(Struct, frozen=True):

@@ -4,7 +4,7 @@ Adding a driver or a reader family is one line here.
 """
 
 import asyncio
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -18,6 +18,7 @@ from edge.drivers.simpleevse import SimpleEvse
 from edge.errors import DeviceError
 from edge.metering.modbus_meter import ModbusMeter
 from edge.metering.profile import load_profile, shipped
+from edge.outside import Outside
 from edge.payments.tariff import price_text
 from edge.ports import Evse, NowMs, Outbox, Put, Reader
 from edge.schedule import ScheduleHand
@@ -74,10 +75,11 @@ def load_config(path: Path) -> Config:
     return config.load(path, shipped())
 
 
-def open_hands(configured: Config, now_ms: NowMs, readers: Mapping[str, Reader]) -> Hands:
-    """Make every hand; they open their devices themselves. `readers` replaces card readers by id."""
+def open_hands(configured: Config, outside: Outside) -> Hands:
+    """Make every hand; they open their devices themselves."""
     from edge.rfid.pcsc import PcscReader
 
+    now_ms, readers = outside.clock.now_ms, outside.readers
     buses = _buses(configured, now_ms)
     meters = {
         meter.id: MeterHand(
@@ -97,7 +99,7 @@ def open_hands(configured: Config, now_ms: NowMs, readers: Mapping[str, Reader])
         for reader in configured.readers
     }
     schedules = tuple(
-        ScheduleHand(schedule, now_ms, lambda: clock.wall()[0]) for schedule in configured.schedules
+        ScheduleHand(schedule, now_ms, lambda: outside.clock.wall()[0]) for schedule in configured.schedules
     )
     return Hands(evses, meters, known, schedules)
 
@@ -139,14 +141,14 @@ async def safe_off(configured: Config) -> tuple[list[str], list[str]]:
     return done, problems
 
 
-def open_uplink(configured: Config, outbox: Outbox, now_ms: NowMs) -> "MqttUplink | None":
+def open_uplink(configured: Config, outbox: Outbox, outside: Outside) -> "MqttUplink | None":
     """The uplink, or None for a station without an operator. Raises `ConfigError` for unusable files."""
     plan, station, site = configured.uplink, configured.station, configured.site
     if plan is None:
         return None
     from edge.uplink import schema
-    from edge.uplink.connection import Access, TlsFiles
-    from edge.uplink.mqtt import MqttUplink, UplinkSettings
+    from edge.uplink.connection import Access, Connection, TlsFiles
+    from edge.uplink.mqtt import SPREAD, MqttUplink, UplinkSettings
 
     tls = None
     if plan.tls is not None:
@@ -187,7 +189,15 @@ def open_uplink(configured: Config, outbox: Outbox, now_ms: NowMs) -> "MqttUplin
         resend_first_s=plan.resend_after_s,
         meter_interval_s=plan.meter_interval_s,
     )
-    return MqttUplink(settings, birth, outbox, now_ms, lambda: clock.wall()[0])
+    return MqttUplink(
+        settings,
+        birth,
+        outbox,
+        outside.clock.now_ms,
+        lambda: outside.clock.wall()[0],
+        outside.uniform or SPREAD,
+        outside.connect or Connection,
+    )
 
 
 class Display(Protocol):

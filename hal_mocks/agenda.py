@@ -5,8 +5,8 @@
     while agenda.next_us() is not None:
         agenda.run_next()
 
-Time is an integer of microseconds and moves only when something happens: the same calls give the same world on
-every machine and every version of Python.
+Time is an integer of microseconds and moves only when something happens: the same calls give the same world
+on every machine and every version of Python.
 """
 
 import heapq

@@ -13,6 +13,7 @@ from pathlib import Path
 from edge import clock, daemon, logs
 from edge.errors import PeerError
 from edge.events import CardSeen, CardUnreadable, DeviceFound
+from edge.outside import Outside
 from edge.ports import Put
 from edge.rfid.apdu import credential, parse_atr
 from edge.wiring import load_config
@@ -51,7 +52,7 @@ def main() -> None:
     config = load_config(config_path)
     readers = {reader.id: MemoryReader(reader.id, cards) for reader in config.readers}
     with logs.start("info"):
-        asyncio.run(daemon.run(config, readers))
+        asyncio.run(daemon.run(config, Outside(readers=readers)))
 
 
 if __name__ == "__main__":

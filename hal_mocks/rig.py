@@ -26,20 +26,12 @@ from hal_mocks import broker as mosquitto
 from hal_mocks.backend import Backend
 from hal_mocks.broker import Broker
 from hal_mocks.card import VirtualCard
-from hal_mocks.evse import SimpleEvse
-from hal_mocks.meter import Sdm630
 from hal_mocks.pcscd import READER_NAME, Pcscd
+from hal_mocks.rig_site import CARDS, STATION, Wiring, config_text, world
 from hal_mocks.wires import run_world, serial_line
-from hal_mocks.world import Circuit, Connector, World
 
-CARDS = {
-    "alice": "04A1A2A3A4A5A6",
-    "bob": "04B1B2B3B4B5B6",
-    "stranger": "04C1C2C3C4C5C6",
-}
-"""Card numbers by name; the station knows alice and bob, each under a contract of that name."""
+__all__ = ["CARDS", "CARDS_COUNT_AFTER_MS", "STATION", "DaemonFailed", "Rig"]
 
-STATION = "rig-1"
 READY_S = 20.0
 """What a loaded small board may take to start the daemon; a PC takes less than a second."""
 
@@ -51,9 +43,6 @@ SAME_TOUCH_S = 3.2
 
 CARDS_COUNT_AFTER_MS = 2_200
 """The daemon takes no card in its first 2 s (README, "Cards"); plus a tick."""
-
-_ROTATIONS = ("L1L2L3", "L2L3L1", "L3L1L2")
-_LINES = {"L1L2L3": (0, 1, 2), "L2L3L1": (1, 2, 0), "L3L1L2": (2, 0, 1)}
 
 
 class DaemonFailed(Exception):
@@ -74,7 +63,7 @@ class Rig:
     ) -> None:
         """`baud` paces the serial lines as a UART would; None carries bytes at once."""
         self.folder = folder
-        self.world = _world(connectors, limit_ma)
+        self.world = world(connectors, limit_ma)
         self.config = folder / "edge.toml"
         self.log = folder / "daemon.log"
         self.daemon: asyncio.subprocess.Process | None = None
@@ -82,7 +71,6 @@ class Rig:
         self.backend: Backend
         self.pcscd: Pcscd | None = None
         self.why_no_pcscd: str | None = None if pcsc else "switched off"
-        self._limit_ma = limit_ma
         self._lifted_s: dict[bytes, float] = {}
         self._baud = baud
         self._stack = AsyncExitStack()
@@ -268,128 +256,14 @@ class Rig:
             self.pcscd = pcscd
 
     def _config_text(self) -> str:
-        amps = f"{self._limit_ma / 1000:g}"
-        half = f"{self._limit_ma / 2000:g}"
-        parts = [
-            _HEAD.format(station=STATION, host=self.broker.host, port=self.broker.port, folder=self.folder),
-            _METER.format(name="site", unit=self.world.meters["site"].unit),
-            _CIRCUIT.format(amps=amps, half=half),
-        ]
-        for n, board in self.world.evses.items():
-            parts.append(_METER.format(name=f"connector-{n}", unit=self.world.meters[f"connector-{n}"].unit))
-            parts.append(_CONNECTOR.format(number=n, phases=_rotation(n), unit=board.unit))
-        parts.append(_READER.format(name=READER_NAME, numbers=list(self.world.evses)))
-        parts += [_CARD.format(uid=CARDS[name], contract=name) for name in ("alice", "bob")]
-        return "\n".join(parts)
-
-
-_HEAD = """\
-# Written by the rig; an ordinary configuration file.
-[station]
-id = "{station}"
-name = "Simulated garage"
-location = "Rig Street 1, Test Town"
-support_contact = "+49 30 000000"
-
-[paths]
-journal = "{folder}/journal.sqlite"
-runtime = "{folder}/run"
-
-[uplink]
-host = "{host}"
-port = {port}
-meter_interval_s = 1
-resend_after_s = 2
-
-[tariff]
-currency = "EUR"
-per_kwh = "0.39"
-per_session = "0.50"
-vat_percent = 19
-
-[[buses]]
-id = "meters"
-kind = "serial"
-port = "{folder}/ttyMeters"
-baud = 9600
-parity = "N"
-stop_bits = 1
-min_gap_ms = 20
-
-[[buses]]
-id = "evse"
-kind = "serial"
-port = "{folder}/ttyEvse"
-baud = 9600
-parity = "N"
-stop_bits = 1
-min_gap_ms = 20
-"""
-
-
-_METER = """\
-[[meters]]
-id = "{name}"
-bus = "meters"
-unit = {unit}
-profile = "sdm630"
-poll_ms = 250
-"""
-
-_CIRCUIT = """\
-[[circuits]]
-id = "main"
-limit_a = [{amps}, {amps}, {amps}]
-meter = "site"
-fallback_a = [{half}, {half}, {half}]
-"""
-
-_CONNECTOR = """\
-[[connectors]]
-number = {number}
-circuit = "main"
-phases = "{phases}"
-min_a = 6
-max_a = 32
-meter = "connector-{number}"
-ventilated = false
-
-[connectors.evse]
-driver = "simpleevse"
-bus = "evse"
-unit = {unit}
-poll_ms = 250
-"""
-
-_READER = """\
-[[readers]]
-id = "front"
-name = "{name}"
-connectors = {numbers}
-"""
-
-_CARD = """\
-[[cards]]
-uid = "{uid}"
-contract = "{contract}"
-"""
-
-
-def _rotation(number: int) -> str:
-    return _ROTATIONS[(number - 1) % len(_ROTATIONS)]
-
-
-def _world(connectors: int, limit_ma: int) -> World:
-    """One measured supply; each connector rotated by one phase more than the last, as electricians do."""
-    main = Circuit("site", (limit_ma, limit_ma, limit_ma), meter=Sdm630(1, start_wh=41_000_000))
-    outlets = [
-        Connector(
-            number,
-            "site",
-            evse=SimpleEvse(number),
-            meter=Sdm630(10 + number, start_wh=1_000_000 * number, serial_number=17_400_000 + number),
-            lines=_LINES[_rotation(number)],
+        return config_text(
+            self.world,
+            Wiring(
+                folder=str(self.folder),
+                meters_port=str(self.folder / "ttyMeters"),
+                evse_port=str(self.folder / "ttyEvse"),
+                broker_host=self.broker.host,
+                broker_port=self.broker.port,
+                reader_name=READER_NAME,
+            ),
         )
-        for number in range(1, connectors + 1)
-    ]
-    return World([main], outlets)

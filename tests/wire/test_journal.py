@@ -463,7 +463,7 @@ def test_a_bug_in_the_thread_reaches_the_caller_and_lets_go_of_the_file(tmp_path
         async with journal_at(tmp_path / "journal.db") as journal:
             with pytest.raises(RuntimeError, match="bug"):
                 await journal._ask(lambda _: 1 // 0)
-            journal._thread.join(10)
+            journal._worker.join(10)
             with pytest.raises(JournalError, match="not open"):
                 await journal.next_seq()
         async with journal_at(tmp_path / "journal.db") as journal:
@@ -491,8 +491,8 @@ def test_the_log_is_emptied_on_close_though_a_tool_still_looks_into_the_file(tmp
 async def refusal_to_open(journal: Journal) -> JournalError:
     with pytest.raises(JournalError) as refusal:
         await journal.open()
-    journal._thread.join(10)
-    assert not journal._thread.is_alive()
+    journal._worker.join(10)
+    assert not journal._worker.is_alive()
     return refusal.value
 
 
@@ -530,10 +530,10 @@ def test_a_file_that_opens_too_late_is_closed_again(tmp_path: Path) -> None:
             neighbour.execute("BEGIN EXCLUSIVE")
             with pytest.raises(JournalError, match="did not answer"):
                 await journal.open()
-            assert journal._thread.is_alive()
+            assert journal._worker.is_alive()
             neighbour.execute("ROLLBACK")
-        journal._thread.join(10)
-        assert not journal._thread.is_alive()
+        journal._worker.join(10)
+        assert not journal._worker.is_alive()
         await open_and_close(path)
 
     asyncio.run(run())
