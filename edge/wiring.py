@@ -20,7 +20,7 @@ from edge.metering.modbus_meter import ModbusMeter
 from edge.metering.profile import load_profile, shipped
 from edge.outside import Outside
 from edge.payments.tariff import price_text
-from edge.ports import Evse, NowMs, Outbox, Put, Reader
+from edge.ports import Clock, Evse, NowMs, Outbox, Put, Reader
 from edge.schedule import ScheduleHand
 
 if TYPE_CHECKING:  # paho and TLS cost a station without an operator nothing
@@ -117,7 +117,7 @@ def _evse(configured: Config, device: EvseDevice, buses: dict[str, ModbusBus]) -
     return SimpleEvse(buses[device.bus], device.unit, max_ma=max_ma)
 
 
-async def safe_off(configured: Config) -> tuple[list[str], list[str]]:
+async def safe_off(configured: Config, clock: Clock = clock) -> tuple[list[str], list[str]]:
     """Tell every controller 0 A, without a daemon: sentences on those that took it, and on the others."""
     buses = _buses(configured, clock.now_ms)
     done: list[str] = []
