@@ -1,8 +1,8 @@
 """The command line of `edge`; `edge --help` lists the verbs.
 
 Exit codes: 0 done; 1 a device or the daemon cannot be reached; 2 wrong usage; 65 (EX_DATAERR) what should be
-shared is wrong; 74 (EX_IOERR) the journal cannot be used; 78 (EX_CONFIG) the configuration is wrong. What is
-wrong stands on stderr, one line per problem.
+shared is wrong, or a ring is replayed otherwise; 74 (EX_IOERR) the journal cannot be used; 78 (EX_CONFIG) the
+configuration is wrong. What is wrong stands on stderr, one line per problem.
 """
 
 import argparse
@@ -61,6 +61,17 @@ def _parser() -> argparse.ArgumentParser:
     status = _verb(verbs, "status", _status, "show what the running daemon sees and does")
     status.add_argument("--json", action="store_true", help="for programs")
     _verb(verbs, "log", _log, "show the last 1000 log lines of the running daemon")
+    _verb(verbs, "dump", _dump, "have the running daemon write its last minutes into a file for `replay`")
+    replay = _verb(verbs, "replay", _replay, "run the last minutes of a station again, without the daemon")
+    replay.add_argument(
+        "--first", type=int, default=1, metavar="EVENT_NO", help="show from there (default 1)"
+    )
+    replay.add_argument("--until", type=int, metavar="EVENT_NO", help="run no further (default: the last)")
+    replay.add_argument(
+        "--write", type=Path, metavar="FILE", help="write these events as they are decided now"
+    )
+    replay.add_argument("--verbose", action="store_true", help="show readings and ticks, too")
+    replay.add_argument("--json", action="store_true", help="for programs")
     clear = _verb(
         verbs, "clear-fault", _clear_fault, "clear latched faults, once you have looked at the connector"
     )
@@ -76,7 +87,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-_ASKS_THE_DAEMON = ("status", "log", "clear-fault", "limit", "demand", "phases")
+_ASKS_THE_DAEMON = ("status", "log", "dump", "clear-fault", "limit", "demand", "phases")
 """They need the socket alone: a technician may not read the configuration, which holds card numbers."""
 
 
@@ -92,6 +103,8 @@ def _verb(
         verb.add_argument(
             "file", type=Path, metavar="FILE", help="one instance (.json), or one a line (.jsonl)"
         )
+    elif name == "replay":
+        verb.add_argument("ring", type=Path, metavar="RING", help="the file that `edge dump` wrote")
     elif name in _ASKS_THE_DAEMON:
         verb.add_argument(
             "--socket",
@@ -145,6 +158,27 @@ def _log(options: argparse.Namespace) -> int:
     for line in lines if isinstance(lines, list) else ():
         print(line)
     return 0
+
+
+def _dump(options: argparse.Namespace) -> int:
+    answer = _ask(options, {"ask": "ring"})
+    if "error" in answer:
+        print(answer["error"], file=sys.stderr)
+        return 1
+    print(answer["path"])
+    return 0
+
+
+def _replay(options: argparse.Namespace) -> int:
+    from edge.replay import Wishes, replay
+    from edge.ring import RingError
+
+    wishes = Wishes(options.first, options.until, options.verbose, options.json, options.write)
+    try:
+        return 0 if replay(options.ring, wishes, print) else EX_DATAERR
+    except RingError as error:
+        print(error, file=sys.stderr)
+        return EX_DATAERR
 
 
 def _clear_fault(options: argparse.Namespace) -> int:

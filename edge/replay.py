@@ -66,12 +66,13 @@ def replay(path: Path, wishes: Wishes, say: Say) -> bool:
     """
     recording = read(path)
     count = len(recording.happened)
-    if not 1 <= wishes.first <= (wishes.until or count) <= count:
+    until = count if wishes.until is None else wishes.until
+    if not 1 <= wishes.first <= until <= count:
         raise RingError(f"{path} has {count} events, numbered from 1; choose from these")
     if not wishes.as_json:
         head = recording.head
         say(f"station {head.station}, edge {head.edge}, {_day(head.unix_ms)} UTC, {head.why or 'no reason'}")
-    happened = recording.happened[: wishes.until]
+    happened = recording.happened[:until]
     start, decided, different = recording.station, list[Happened](), None
     try:
         for each in steps(recording.station, happened):

@@ -1,6 +1,6 @@
 """What may be asked on the local socket, strictly decoded, and the events that come of it.
 
-    {"ask": "status"}    {"ask": "log"}    {"ask": "clear_fault", "connector": 1}
+    {"ask": "status"}    {"ask": "log"}    {"ask": "ring"}    {"ask": "clear_fault", "connector": 1}
     {"ask": "limit", "circuit": "garage", "current_ma": [10000, 10000, 10000], "for_ms": 7200000}
     {"ask": "limit", "circuit": "garage", "for_ms": 0}                                    lifts it
     {"ask": "demand", "connector": 1, "energy_wh": 20000, "by": "17:30", "min_ma": 8000}
@@ -62,6 +62,10 @@ class AskLog(_Asked, frozen=True, tag="log"):
     """The last log lines."""
 
 
+class AskRing(_Asked, frozen=True, tag="ring"):
+    """Write the last events of the core into a file."""
+
+
 class AskClearFault(_Asked, frozen=True, tag="clear_fault"):
     """Clear the latched faults of a connector."""
 
@@ -102,9 +106,9 @@ class AskPhases(_Asked, frozen=True, tag="phases"):
 
 
 Wish = AskLimit | AskDemand | AskPhases
-Asked = AskStatus | AskLog | AskClearFault | Wish
+Asked = AskStatus | AskLog | AskRing | AskClearFault | Wish
 
-_KNOWN = ("status", "log", "clear_fault", "limit", "demand", "phases")
+_KNOWN = ("status", "log", "ring", "clear_fault", "limit", "demand", "phases")
 
 
 def decoded(request: dict[str, object]) -> Asked:

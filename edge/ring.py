@@ -40,8 +40,8 @@ EVENTS_PER_DEVICE = 2_000
 with its meter, tick and supply 6: a segment lasts 7 min, and both together tell of the last 7 to 15."""
 
 MOST_EVENTS = 40_000
-"""Per segment; from 20 connectors on the last minutes get fewer. An event takes 215 bytes, so both segments have
-4.3 MB at 4 connectors and 17 MB at most."""
+"""Per segment; from 20 connectors on the last minutes get fewer. An event takes 215 bytes, both segments
+take 4.3 MB at 4 connectors and 17 MB at most."""
 
 SLICE_BYTES = 64 * 1024
 """Written at once; between two slices the loop does its other work."""
@@ -161,7 +161,8 @@ class Pseudonyms:
         if type(value) is dict:  # `Site.cards`, the only one
             return {self._card(number): self._of(card) for number, card in value.items()}
         if type(value) is str:  # and no enumeration
-            return _CARD_ID.sub(lambda found: self._card(found[0]), value)
+            sentence = value.encode(errors="replace").decode()  # a file name may have what JSON cannot have
+            return _CARD_ID.sub(lambda found: self._card(found[0]), sentence)
         return value
 
     def _field(self, kind: type, name: str, value: Any) -> Any:  # noqa: ANN401 - likewise
@@ -248,7 +249,7 @@ async def dump(ring: Ring, folder: Path, unix_ms: int) -> Path:
 
 
 def dump_after(error: Exception, ring: Ring, folder: Path, unix_ms: int) -> Path | None:
-    """Write the ring if a bug of ours ends the daemon, and not what an `EdgeError` tells. Raises `RingError`."""
+    """Write the ring if a bug ends the daemon, and not what an `EdgeError` tells of. Raises `RingError`."""
     if (bug := _bug(error)) is None:
         return None
     return dump_at_once(ring, folder, unix_ms, f"ended by {type(bug).__name__}")

@@ -46,7 +46,11 @@ def test_each_wish_becomes_its_event() -> None:
 @pytest.mark.parametrize(
     ("request_", "change", "sentence"),
     [
-        (PHASES, {"ask": "weather"}, "unknown request; ask status, log, clear_fault, limit, demand, phases"),
+        (
+            PHASES,
+            {"ask": "weather"},
+            "unknown request; ask status, log, ring, clear_fault, limit, demand, phases",
+        ),
         (PHASES, {"connector": 9}, "there is no connector 9; there are 1, 2"),
         (PHASES, {"phases": 2}, "2 phases cannot be switched to; there are 1 and 3"),
         (LIMIT, {"circuit": "hall"}, "there is no circuit 'hall'; there are house, garage"),

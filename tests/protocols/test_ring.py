@@ -18,7 +18,7 @@ from edge.control.session import State
 from edge.control.site import Card
 from edge.control.state import Connector, Session, Station, WaitingCard
 from edge.control.station import start, step
-from edge.events import CardSeen, CardUnreadable, Credential, Event, RecordFailed, Tick
+from edge.events import CardSeen, CardUnreadable, Credential, DeviceLost, Event, RecordFailed, Tick
 from edge.records import Claim, ClaimState, ClockQuality, Cost, Tariff
 from edge.ring import Head, Pseudonyms, Recording, Ring, RingError, decoded, dump, dump_at_once, lines_of
 from tests.control.story import ALICE, BOB, STRANGER, TARIFF, UNIX_MS, Story, site
@@ -165,6 +165,11 @@ def test_a_large_station_keeps_no_more_than_the_most() -> None:
     for _ in range(ring.MOST_EVENTS * 2 + 1):
         noted.note(many, TICK, ())
     assert len(decoded(written(noted)).happened) == ring.MOST_EVENTS + 1
+
+
+def test_a_sentence_with_the_name_of_an_odd_file_does_not_cost_the_ring() -> None:
+    (odd,) = decoded(written(ring_of((DeviceLost(1, "meter/m1", "no /dev/tty\udcff"), ())))).happened
+    assert odd.event == DeviceLost(1, "meter/m1", "no /dev/tty?")
 
 
 def test_an_empty_ring_says_so() -> None:
