@@ -167,15 +167,10 @@ def test_a_crash_at_every_write_and_sync_leaves_all_that_was_committed_and_nothi
                     break
 
 
-@given(
-    works=works_of_any_kind,
-    mode=st.sampled_from(JOURNAL_MODES),
-    pages=st.integers(0, 5),
-    k=st.integers(1, 150),
-    seed=st.integers(0, 2**32),
-)
+@pytest.mark.parametrize("mode", JOURNAL_MODES)
+@given(works=works_of_any_kind, pages=st.integers(0, 5), k=st.integers(1, 150), seed=st.integers(0, 2**32))
 def test_any_transactions_survive_a_crash_at_any_write(
-    works: Sequence[Work], mode: str, pages: int, k: int, seed: int
+    mode: str, works: Sequence[Work], pages: int, k: int, seed: int
 ) -> None:
     with memory() as parent:
         life = Life(folder_in(parent), mode=mode, pages=pages)
@@ -201,6 +196,39 @@ def test_without_syncs_a_killed_process_loses_nothing_and_a_power_cut_much(paren
                 found = {}
             lost += found not in life.may_leave()
         assert lost >= 10
+
+
+@pytest.mark.parametrize("synchronous", ["off", "full"])
+@pytest.mark.parametrize("mode", [*JOURNAL_MODES, "off"])
+def test_a_killed_process_leaves_the_files_as_they_stand(mode: str, synchronous: str) -> None:
+    for k in count(1, 3):
+        with memory() as parent:
+            folder = folder_in(parent)
+            life = Life(folder, mode=mode, synchronous=synchronous)
+            with life.disk as disk:
+                disk.stop_after(writes=k)
+                life.live(SOME_WORKS)
+                disk.survivors(parent / "killed", power_cut=False, dice=random.Random(0))
+                was_whole = not disk.stopped
+            standing = content_of(folder)
+            standing.pop("db-shm", None)
+            assert content_of(parent / "killed") == standing
+        if was_whole:
+            break
+
+
+def test_a_write_is_cut_where_the_file_is(parent: Path) -> None:
+    folder = folder_in(parent)
+    with (
+        Disk(folder) as disk,
+        closing(connected(folder / "db", mode="persist", synchronous="off")) as connection,
+    ):
+        connection.execute("PRAGMA journal_size_limit = 1000")  # in the middle of a page
+        connection.execute("CREATE TABLE t AS SELECT zeroblob(9000)")
+        connection.execute("DELETE FROM t")
+        disk.survivors(parent / "killed", power_cut=False, dice=random.Random(0))
+        assert (folder / "db-journal").stat().st_size == 1000
+        assert content_of(parent / "killed") == content_of(folder)
 
 
 # ---- what a power cut does to bytes ------------------------------------------------------------------------
@@ -430,15 +458,17 @@ def test_connections_in_several_threads_keep_their_promises(parent: Path) -> Non
         with closing(connected(folder / "db")) as connection:
             connection.execute("CREATE TABLE t (n)")
         threads = [threading.Thread(target=write, args=(first,)) for first in (0, 1000)]
-        for thread in threads:
-            thread.start()
-        for cut in count():
-            known = set(committed)
-            disk.survivors(parent / f"{cut}", power_cut=True, dice=random.Random(cut))
-            with closing(connected(parent / f"{cut}" / "db")) as connection:
-                assert known <= {n for (n,) in connection.execute("SELECT n FROM t")}
-            if not any(thread.is_alive() for thread in threads):
-                break
+        with ExitStack() as started:
+            for thread in threads:
+                thread.start()
+                started.callback(thread.join)
+            for cut in count():
+                known = set(committed)
+                disk.survivors(parent / f"{cut}", power_cut=True, dice=random.Random(cut))
+                with closing(connected(parent / f"{cut}" / "db")) as connection:
+                    assert known <= {n for (n,) in connection.execute("SELECT n FROM t")}
+                if not any(thread.is_alive() for thread in threads):
+                    break
         assert len(committed) == 200
 
 
