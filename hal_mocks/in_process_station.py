@@ -8,18 +8,21 @@
     station.end()
 
 The daemon is `edge.daemon.live` with its own configuration, Modbus, journal and uplink code; only what
-`edge.outside` names is simulated. A life ends by an exception that leaves its event loop where it stood, between
-two callbacks; what is left of it is tidied up where nobody sees it. Like systemd, the station starts a dead
-daemon again after 2 s, and runs `safe-off` before.
+`edge.outside` names is simulated. A life ends by an exception that leaves its event loop where it stood,
+between two callbacks; what is left of it is tidied up where nobody sees it. Like systemd, the station starts
+a dead daemon again after 2 s, and runs `safe-off` before.
 """
 
 import asyncio
+import json
 import logging
 import random
 import shutil
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from msgspec.structs import replace
 
@@ -205,8 +208,8 @@ class SimulatedStation:
         boards: list[Device] = list(self.world.evses.values())
         meters: list[Device] = list(self.world.meters.values())
         self.lines = {
-            "meters": MemoryLine(self.agenda, self._advance, meters),
-            "evse": MemoryLine(self.agenda, self._advance, boards),
+            "meters": MemoryLine(self.agenda, self.catch_up, self._looked, meters),
+            "evse": MemoryLine(self.agenda, self.catch_up, self._looked, boards),
         }
         self.broker = MemoryBroker(self.agenda, random.Random(self.dice.random()))
         self.books = Books()
@@ -214,15 +217,17 @@ class SimulatedStation:
         self.pad = Pad(self.agenda, random.Random(self.dice.random()))
         self.disk_slow_ms = COMMIT_MS
         self.deaths: list[tuple[int, str]] = []  # when the daemon died, and of what
-        self.watch: Callable[[str], None] = lambda _line: None  # hears every log line of the daemon
+        self.lives = 0
+        self.journal_changes = 0  # calls the disk of the journal has served
+        self.hear_line: Callable[[str], None] = lambda _line: None  # every log line of the daemon
+        self.look: Callable[[], None] = lambda: None  # called after whatever may have changed the site
+        self.answers: list[dict[str, Any]] = []  # of the daemon to what was asked
         self._folder = folder
-        self._lives = 0
         self._life: _Life | None = None
         self._powered = True
         self._stopped = False  # on purpose: nobody starts it again
         self._kept: Path | None = None  # what the next life finds
         self._copy: Path | None = None
-        self._safe_off: list[wiring.Config] = []
         self._disk_full = self._disk_failing = False
         folder.mkdir(parents=True, exist_ok=True)
         text = config_text(
@@ -232,6 +237,9 @@ class SimulatedStation:
         )
         (folder / "edge.toml").write_text(lay_config(text))
         self._config = _on_virtual_lines(wiring.load_config(folder / "edge.toml"))
+
+    def _looked(self) -> None:
+        self.look()
 
     # -- time ----------------------------------------------------------------------------------------
 
@@ -255,7 +263,7 @@ class SimulatedStation:
                 else:
                     self._live(self._life)
         except _Finished:
-            self._advance()
+            self.catch_up()
 
     @staticmethod
     def finish() -> None:
@@ -264,16 +272,16 @@ class SimulatedStation:
 
     def end(self) -> None:
         """Bury the daemon and remove every file."""
-        if self._life is not None:
-            self._bury(self._life)
-            self._life = None
+        life, self._life = self._life, None
+        if life is not None:
+            self._bury(life)
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _live(self, life: _Life) -> None:
         """Let the daemon run until it ends; `_Finished` only pauses it."""
         if life.task is None:
             life.task = life.loop.create_task(self._main(life))
-        handler = _Lines(self.watch)
+        handler = _Lines(self.hear_line)
         logging.getLogger().addHandler(handler)
         try:
             life.loop.run_until_complete(life.task)
@@ -314,8 +322,8 @@ class SimulatedStation:
         """Start the daemon, unless it runs or has no power."""
         self._stopped = False
         if self._life is None and self._powered:
-            self._lives += 1
-            folder = self._folder / f"life-{self._lives}"
+            self.lives += 1
+            folder = self._folder / f"life-{self.lives}"
             if self._kept is None:
                 folder.mkdir()
             else:
@@ -330,9 +338,11 @@ class SimulatedStation:
             )
             self._life = _Life(loop, disk, replace(self._config, paths=paths))
 
-    def stop(self) -> None:
-        """SIGTERM; it stays down until `start`."""
+    def stop(self, *, for_ms: int | None = None) -> None:
+        """SIGTERM; it stays down until `start`, which comes by itself after the time that is given."""
         self._stopped = True
+        if for_ms is not None:
+            self.agenda.after_ms(for_ms, self.start)
         if self._life is not None and self._life.stop is not None:
             self._life.stop.set()
 
@@ -365,18 +375,19 @@ class SimulatedStation:
             self.agenda.after_ms(RESTART_MS, self._start_unless_stopped)
 
     def _set_supply(self, *, on: bool) -> None:
-        self._advance()
+        self.catch_up()
         for board in self.world.evses.values():
             board.powered = on
         for meter in self.world.meters.values():
             meter.powered = on
-        self._advance()
+        self.catch_up()
 
     def _end_life(self, how: str, *, power_cut: bool, again_ms: int | None) -> None:
         self._how_it_ended = (power_cut, again_ms)
         raise LifeEnded(how)
 
     def _disk_served(self) -> None:
+        self.journal_changes += 1
         if self._life is not None and self._life.disk.stopped:
             self._end_life("killed in a write", power_cut=True, again_ms=RESTART_MS)
 
@@ -384,7 +395,7 @@ class SimulatedStation:
         power_cut, again_ms = self._how_it_ended if how in _BY_FORCE else (False, RESTART_MS)
         self.deaths.append((self.agenda.now_ms, how))
         self._life = None
-        self._kept = self._folder / f"left-by-{self._lives}"
+        self._kept = self._folder / f"left-by-{self.lives}"
         life.disk.stop()
         life.disk.survivors(self._kept, power_cut=power_cut, dice=random.Random(self.dice.random()))
         client = life.config.uplink.client_id if life.config.uplink is not None else ""
@@ -413,6 +424,7 @@ class SimulatedStation:
         life.loop.agenda = grave
         close_lines(life.loop)
         self.pad.watch(None)
+        life.loop.set_exception_handler(lambda _loop, _context: None)  # nobody waits for the dead
         logging.disable(logging.CRITICAL)
         try:
             tasks = asyncio.all_tasks(life.loop)
@@ -438,11 +450,34 @@ class SimulatedStation:
                 line.hang_up()
             loop.close()
 
+    @property
+    def journal(self) -> Path | None:
+        """Where the journal of the living daemon is."""
+        return None if self._life is None else self._life.config.paths.journal
+
     # -- people and things ---------------------------------------------------------------------------
 
     def swipe(self, uid: str, *, for_ms: int = 1_000) -> None:
         """Hold a card to the reader."""
         self.pad.hold(uid, for_ms=for_ms)
+
+    def ask(self, request: dict[str, object]) -> None:
+        """Ask the daemon on its local socket, if it runs; what it says comes to `answers`."""
+        if self._life is not None:
+            socket = self._life.config.paths.runtime / "edge.sock"
+            self._life.loop.create_task(self._ask(socket, request))
+
+    def ask_later(self, request: dict[str, object]) -> None:
+        """Ask as soon as the world goes on."""
+        self.agenda.after_ms(0, lambda: self.ask(request))
+
+    async def _ask(self, socket: Path, request: dict[str, object]) -> None:
+        with suppress(OSError, ValueError):  # it was just about to end
+            reader, writer = await asyncio.open_unix_connection(socket, limit=1 << 20)
+            writer.write(json.dumps(request).encode() + b"\n")
+            self.answers.append(json.loads(await reader.readline()))
+            writer.close()
+            await writer.wait_closed()
 
     def set_disk(self, *, full: bool = False, failing: bool = False, slow_ms: int = COMMIT_MS) -> None:
         """Let the disk of the journal be like that from now on."""
@@ -463,7 +498,8 @@ class SimulatedStation:
             shutil.rmtree(self._kept)
             shutil.copytree(self._copy, self._kept)
 
-    def _advance(self) -> None:
+    def catch_up(self) -> None:
+        """Bring the copper to the present."""
         self.world.advance(self.agenda.now_ms)
 
 

@@ -1,6 +1,6 @@
 """Serial lines in memory: Modbus devices behind `virtual://NAME`, for a daemon on a simulated loop.
 
-    lines = {"meters": MemoryLine(agenda, world, devices, baud=9600)}
+    lines = {"meters": MemoryLine(agenda, advance, answered, devices)}
     open_lines(loop, lines)            # SerialLink(port="virtual://meters") now reaches the devices
     lines["meters"].unplug(); lines["meters"].replug()
     lines["meters"].noise = Noise(seed=1, loss=0.01)
@@ -33,9 +33,15 @@ class MemoryLine:
     """Devices on a serial line in memory; the faults are those of `wires.SerialLine`."""
 
     def __init__(
-        self, agenda: Agenda, advance: Callable[[], object], devices: Sequence[Device], *, baud: int = 9600
+        self,
+        agenda: Agenda,
+        advance: Callable[[], object],
+        answered: Callable[[], object],
+        devices: Sequence[Device],
+        *,
+        baud: int = 9600,
     ) -> None:
-        """`advance` brings the devices to the present before they hear or say something."""
+        """`advance` brings the devices to the present before they hear something; `answered` comes after."""
         self.line = Line(devices)
         self.noise: Noise | None = None
         self.delay_ms = 0  # on top of what the bytes take, each way
@@ -43,6 +49,7 @@ class MemoryLine:
         self.plugged = True
         self._agenda = agenda
         self._advance = advance
+        self._answered = answered
         self._byte_us = _BITS_PER_BYTE * 1_000_000 // baud
         self._slaves = RtuSlaves(self.line)
         self._port: Serial | None = None
@@ -100,6 +107,7 @@ class MemoryLine:
         now_ms = self._agenda.now_ms
         for chunk in self._slaves.feed(data, now_ms):
             self._send(chunk.data, self._agenda.now_us + (chunk.at_ms - now_ms) * 1000)
+        self._answered()
 
     def _send(self, data: bytes, at_us: int) -> None:
         said = self.noise.through(data) if self.noise else data

@@ -3,7 +3,7 @@
     pad = Pad(agenda, dice)
     pad.watch(listener)            # hears Found, Gone, Card, Unreadable and Lifted, also what stands now
     pad.hold("04A1A2A3", for_ms=1_000)
-    pad.plug(False); pad.serve(False)
+    pad.plug(plugged=False); pad.serve(served=False)
 
 pcscd looks at its readers every 400 ms and the answer of a card takes some 40 ms more: a card held shorter is
 not seen, one that leaves in between is seen and cannot be read.
@@ -73,12 +73,12 @@ class Pad:
         self._listener = listener
         self._agenda.after_ms(50, lambda: self._tell_whether_found(listener))
 
-    def plug(self, plugged: bool) -> None:  # noqa: FBT001 - reads as a sentence
+    def plug(self, *, plugged: bool) -> None:
         """Plug the reader in, or pull its cable."""
         self._plugged = plugged
         self._agenda.after_ms(self._until_look_ms(), lambda: self._tell_whether_found(self._listener))
 
-    def serve(self, served: bool) -> None:  # noqa: FBT001 - reads as a sentence
+    def serve(self, *, served: bool) -> None:
         """Start the service, or kill it."""
         self._served = served
         self._agenda.after_ms(20, lambda: self._tell_whether_found(self._listener))

@@ -59,6 +59,11 @@ class Overload:
     longest_ms: int = 0  # without a break, the present one included
     _running_ms: list[int] = field(default_factory=lambda: [0, 0, 0])
 
+    @property
+    def running_ms(self) -> int:
+        """For how long it has been above its limit now, on the phase that is longest."""
+        return max(self._running_ms)
+
     def note(self, current_ma: Phases, limit_ma: Phases, duration_ms: int) -> None:
         """Take note of a constant current that lasted."""
         excess = [current - limit for current, limit in zip(current_ma, limit_ma, strict=True)]
