@@ -48,8 +48,8 @@ _LOG = re.compile(
     r'(?: text="(?P<text>(?:[^"\\]|\\.)*)")?(?P<rest>.*)'
 )
 
-_COLUMNS = {"": 2, "state": 12, "car": 10, "contact": 6, "offer": 5, "measured A": 14, "kWh": 6, "cost": 8}
-"""Of the table, with the least width: on 80 columns long names of states and cars are cut, no number is."""
+_COLUMNS = {"": 2, "state": 12, "car": 10, "contact": 6, "offer": 5, "measured A": 14, "kWh": 6, "cost": 9}
+"""Of the table, with the least width: on 80 columns a long car goes onto a second line, nothing is cut."""
 
 _NUMBERS = ("offer", "kWh", "cost")
 
@@ -116,7 +116,10 @@ def _connectors(status: Status | None, world: World, chosen: int) -> RenderableT
     )
     for name, least in _COLUMNS.items():
         columns.add_column(
-            name, justify="right" if name in _NUMBERS else "left", no_wrap=True, min_width=least
+            name,
+            justify="right" if name in _NUMBERS else "left",
+            no_wrap=name != "car",
+            min_width=least,
         )
     told = {one["number"]: one for one in status["connectors"]} if status is not None else {}
     for number, evse in world.evses.items():

@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import importlib.util
 import os
+import stat
 import sys
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -167,18 +168,26 @@ async def _until_daemon_ends(rig: Rig) -> None:
 
 async def _take_lines(rig: Rig) -> None:
     """Do what is typed, for ever; without a terminal or pipe on standard input just go on."""
+    if not _can_be_typed():
+        await asyncio.Event().wait()
     typed = asyncio.StreamReader()
     loop = asyncio.get_running_loop()
-    try:
-        await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(typed), sys.stdin)
-    except (OSError, ValueError):  # a file, /dev/null, or closed
-        await asyncio.Event().wait()
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(typed), sys.stdin)
     async for line in typed:
         try:
             await _act(rig, line.decode(errors="replace").split())
         except (ValueError, KeyError, OSError, TimeoutError) as error:
             print(f"that did not work: {error}\n{HELP}", flush=True)
     await asyncio.Event().wait()  # the end of what is typed is not the end of the rig
+
+
+def _can_be_typed() -> bool:
+    """Whether standard input is something to wait on, and not a file, /dev/null, or closed."""
+    try:
+        mode = os.fstat(0).st_mode
+    except OSError:
+        return False
+    return os.isatty(0) or stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)
 
 
 async def _act(rig: Rig, words: list[str]) -> None:
