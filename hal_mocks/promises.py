@@ -183,7 +183,7 @@ class Promises:
             if rises and calm and now_ms - outlet.changed_ms < RISES_EVERY_MS:
                 self._break(
                     "offers do not flap",
-                    f"connector {number}: {told_ma} mA {now_ms - outlet.changed_ms} ms after {outlet.told_ma}",
+                    f"{number}: {told_ma} mA {now_ms - outlet.changed_ms} ms after {outlet.told_ma} mA",
                 )
             if told_ma > 32_000:
                 self._break("no more than the connector can carry", f"connector {number}: {told_ma} mA")

@@ -65,9 +65,10 @@ def _one(seed: int, chosen: argparse.Namespace) -> int:
     began_s = time.process_time()
     outcome = simulate(make_plan(seed, days=chosen.days), see=None if chosen.quiet else _line)
     used_s = time.process_time() - began_s
+    simulated_s = outcome.simulated_ms / 1000
     _line(
-        f"seed {seed}: {outcome.simulated_ms / 1000:.0f} s of {outcome.plan.connectors} connectors in {used_s:.1f} s"
-        f" of processor time, {outcome.simulated_ms / 1000 / used_s:.0f} times real time"
+        f"seed {seed}: {simulated_s:.0f} s of {outcome.plan.connectors} connectors in {used_s:.1f} s"
+        f" of processor time, {simulated_s / used_s:.0f} times real time"
     )
     _line(f"fingerprint {outcome.fingerprint}")
     return _tell(outcome, chosen) if outcome.broken is not None else 0
