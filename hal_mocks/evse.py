@@ -135,6 +135,10 @@ class SimpleEvse:
             self.offer_ma = 0
         self._switch_relay()
 
+    def pass_time(self, duration_ms: int) -> None:
+        """Let a while pass in which nothing changes by itself."""
+        self._now_ms += duration_ms
+
     def next_ms(self) -> int | None:
         """Return when the board will next change by itself."""
         times = [self._boots_until_ms, self._rcd_test_until_ms]

@@ -91,8 +91,9 @@ class Vehicle:
         self.current_ma = self._ramp_ma(at_ms)
 
     def accumulate(self, power_uw: int, duration_ms: int) -> None:
-        """Take energy with the present power for a while."""
+        """Take energy with the present power for a while in which nothing changes by itself."""
         self.taken_nj += power_uw * duration_ms
+        self._now_ms += duration_ms
 
     def next_ms(self, power_uw: int) -> int | None:
         """Return when the car will next change by itself, given the power it takes now."""

@@ -66,11 +66,57 @@ class Overload:
 
     def note(self, current_ma: Phases, limit_ma: Phases, duration_ms: int) -> None:
         """Take note of a constant current that lasted."""
-        excess = [current - limit for current, limit in zip(current_ma, limit_ma, strict=True)]
-        for phase, over in enumerate(excess):
-            self._running_ms[phase] = self._running_ms[phase] + duration_ms if over > 0 else 0
-        self.worst_ma = max(self.worst_ma, *excess)
-        self.longest_ms = max(self.longest_ms, *self._running_ms)
+        for phase in range(3):
+            over_ma = current_ma[phase] - limit_ma[phase]
+            if over_ma <= 0:
+                self._running_ms[phase] = 0
+                continue
+            self._running_ms[phase] += duration_ms
+            self.worst_ma = max(self.worst_ma, over_ma)
+            self.longest_ms = max(self.longest_ms, self._running_ms[phase])
+
+
+class _Pair:
+    """A board with the car at it, and what is known of them as long as nobody touches either.
+
+    Between the times they name nothing changes but the clock. That anything was done to them shows in their
+    fields, of which a copy is kept; what a board keeps in a dict of its own changes with its `writes`.
+    """
+
+    def __init__(self, evse: SimpleEvse) -> None:
+        self.evse = evse
+        self.vehicle: Vehicle | None = None
+        self.power_uw = 0
+        self.next_ms: int | None = None
+        self._board_before: dict[str, object] = {}
+        self._car_before: dict[str, object] = {}
+
+    def touched(self, vehicle: Vehicle | None) -> bool:
+        """Whether a field of them was set since `left`, or another car is there."""
+        return (
+            self.vehicle is not vehicle
+            or vars(self.evse) != self._board_before
+            or (vehicle is not None and vars(vehicle) != self._car_before)
+        )
+
+    def left(self) -> None:
+        """Take them as they are for untouched."""
+        self._board_before = vars(self.evse).copy()
+        if self.vehicle is not None:
+            self._car_before = vars(self.vehicle).copy()
+
+    def named(self) -> None:
+        """Ask when they will change by themselves."""
+        board_ms = self.evse.next_ms()
+        car_ms = self.vehicle.next_ms(self.power_uw) if self.vehicle is not None else None
+        times = [time for time in (board_ms, car_ms) if time is not None]
+        self.next_ms = min(times, default=None)
+
+    def flow(self, duration_ms: int) -> None:
+        """Let time pass in which nothing changes."""
+        self.evse.pass_time(duration_ms)
+        if self.vehicle is not None:
+            self.vehicle.accumulate(self.power_uw, duration_ms)
 
 
 class World:
@@ -93,6 +139,8 @@ class World:
         self._voltage_mv = voltage_mv
         self._loads: dict[str, tuple[str, Phases]] = {}
         self._above = {circuit.id: self._path(circuit.id) for circuit in circuits}
+        self._pairs = {connector.number: _Pair(connector.evse) for connector in connectors}
+        self._circuit_ma: dict[str, Phases] = {}
         self._check(len(circuits), len(connectors))
         for circuit in circuits:
             if circuit.meter is not None:
@@ -134,12 +182,17 @@ class World:
         """Let time pass until `to_ms`. Raises ValueError for the past."""
         if to_ms < self.now_ms:
             raise ValueError(f"time does not go back from {self.now_ms} to {to_ms} ms")
-        self._settle()
+        if any(pair.touched(self.vehicles.get(number)) for number, pair in self._pairs.items()):
+            self._settle()
         while self.now_ms < to_ms:
-            then_ms = min([to_ms, *self._changes()])
+            change_ms = self._next_change_ms()
+            then_ms = to_ms if change_ms is None else min(to_ms, change_ms)
             self._flow(then_ms - self.now_ms)
             self.now_ms = then_ms
-            self._settle()
+            if then_ms == change_ms:
+                self._settle()
+        for pair in self._pairs.values():
+            pair.left()
 
     def connector_current_ma(self, number: int) -> Phases:
         """Return what flows through a connector now, per supply phase."""
@@ -184,33 +237,31 @@ class World:
     def _settle(self) -> None:
         """Let boards and cars see each other until nothing changes at this instant, then show the meters."""
         for number, connector in self.connectors.items():
-            _meet(connector.evse, self.vehicles.get(number), self.now_ms)
+            pair = self._pairs[number]
+            pair.vehicle = self.vehicles.get(number)
+            _meet(connector.evse, pair.vehicle, self.now_ms)
+            current_ma = self.connector_current_ma(number)
+            pair.power_uw = sum(mv * ma for mv, ma in zip(self._voltage_mv, current_ma, strict=True))
+            pair.named()
             if connector.meter is not None:
-                connector.meter.feel(
-                    current_ma=_in_outlet_order(connector, self.connector_current_ma(number))
-                )
+                connector.meter.feel(current_ma=_in_outlet_order(connector, current_ma))
         for circuit in self.circuits.values():
+            self._circuit_ma[circuit.id] = current_ma = self.circuit_current_ma(circuit.id)
             if circuit.meter is not None:
-                circuit.meter.feel(current_ma=self.circuit_current_ma(circuit.id))
+                circuit.meter.feel(current_ma=current_ma)
 
-    def _changes(self) -> list[int]:
-        times = [evse.next_ms() for evse in self.evses.values()]
-        times += [vehicle.next_ms(self._power_uw(number)) for number, vehicle in self.vehicles.items()]
-        return [time for time in times if time is not None]
-
-    def _power_uw(self, number: int) -> int:
-        return sum(
-            mv * ma for mv, ma in zip(self._voltage_mv, self.connector_current_ma(number), strict=True)
-        )
+    def _next_change_ms(self) -> int | None:
+        times = [pair.next_ms for pair in self._pairs.values() if pair.next_ms is not None]
+        return min(times, default=None)
 
     def _flow(self, duration_ms: int) -> None:
         """Let the present currents flow."""
         for meter in self.meters.values():
             meter.accumulate(duration_ms)
-        for number, vehicle in self.vehicles.items():
-            vehicle.accumulate(self._power_uw(number), duration_ms)
+        for pair in self._pairs.values():
+            pair.flow(duration_ms)
         for name, circuit in self.circuits.items():
-            self.overloads[name].note(self.circuit_current_ma(name), circuit.limit_ma, duration_ms)
+            self.overloads[name].note(self._circuit_ma[name], circuit.limit_ma, duration_ms)
 
 
 def _meters(circuits: Sequence[Circuit], connectors: Sequence[Connector]) -> dict[str, Sdm630]:
