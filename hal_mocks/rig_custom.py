@@ -244,10 +244,8 @@ class CustomRig(Rig):
 
     def daemon_line(self) -> str:
         """What to type to run a daemon of one's own on this rig."""
-        if self._template is not None:
-            return super().daemon_line()
-        settings = "".join(f"{key}={value} " for key, value in self.environment.items())
-        return f"{settings}{sys.executable} -m edge run --config CONFIG"
+        line = super().daemon_line()
+        return line if self._template is not None else line.replace(str(self.config), "CONFIG")
 
     async def start_daemon(self) -> None:
         """Start the production daemon on the filled-in template. Raises `DaemonFailed` or `RigFailed`."""

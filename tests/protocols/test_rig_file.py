@@ -1,14 +1,17 @@
 """RIG.toml: every problem at once, each with its place in the file and what to do."""
 
+import re
 import tomllib
 from pathlib import Path
 
 import pytest
 
 from edge.wiring import load_config
+from hal_mocks.keys import KEYS
 from hal_mocks.rig_file import NO_GPIO, RigFileError, fill, parse, read
 
 EXAMPLES = Path(__file__).parents[2] / "hal_mocks" / "rigs"
+PAGE = Path(__file__).parents[2] / "docs" / "rig.md"
 
 GARAGE = """
 [[lines]]
@@ -171,3 +174,19 @@ def test_an_example_of_a_station_is_a_good_configuration_once_it_is_filled(tmp_p
     assert tomllib.loads(text)
     (tmp_path / "edge.toml").write_text(text)
     load_config(tmp_path / "edge.toml")
+
+
+def test_the_blocks_of_the_page_are_rigs_and_parts_of_one() -> None:
+    whole, *parts = [part.partition("```")[0] for part in PAGE.read_text().split("```toml\n")[1:]]
+    assert parse(whole, "docs/rig.md").connectors
+    assert len(parts) == 2
+    for part in parts:
+        only_other_tables = re.sub(r"(?s)\[\[lines\]\].*?\n\n", "", whole, count=1)
+        text = only_other_tables if '"bus"' in part else whole
+        assert parse(f"{part}\n{text}", "docs/rig.md").lines
+
+
+def test_the_keys_of_the_page_are_the_keys_of_the_view() -> None:
+    row = re.search(r"Keys: (.*?)\n\n", PAGE.read_text(), re.DOTALL)
+    assert row is not None
+    assert re.findall(r"`(.)`", row[1]) == list(KEYS)
