@@ -71,8 +71,9 @@ class Sdm630:
 
     def accumulate(self, duration_ms: int) -> None:
         """Let the present current flow for a while."""
-        for phase, power_uw in enumerate(self._power_uw()):
-            self.flow_nj[phase] += power_uw * duration_ms
+        if any(self.current_ma):
+            for phase, power_uw in enumerate(self._power_uw()):
+                self.flow_nj[phase] += power_uw * duration_ms
 
     def jump_wh(self, wh: int) -> None:
         """Let the register leap, or go backwards; it stops at zero."""
@@ -90,8 +91,7 @@ class Sdm630:
             raise RefusedError(ILLEGAL_VALUE)
         if start % 2 or count % 2 or start + count > _INPUT_END:
             raise RefusedError(ILLEGAL_ADDRESS)
-        values = self._inputs()
-        return _words([values.get(address, 0.0) for address in range(start, start + count, 2)])
+        return _words(self._inputs()[start // 2 : (start + count) // 2])
 
     def write(self, start: int, values: Sequence[int]) -> None:  # noqa: ARG002 - the protocol has both
         """Refuse: settings can be changed only after the front button put the meter into setting mode."""
@@ -100,18 +100,21 @@ class Sdm630:
     def _power_uw(self) -> list[int]:
         return [mv * ma for mv, ma in zip(self.voltage_mv, self.current_ma, strict=True)]
 
-    def _inputs(self) -> dict[int, float]:
-        """Return the float of each known address; what stands between reads as zero."""
-        volts = [mv / 1e3 for mv in self.voltage_mv]
-        amps = [ma / 1e3 for ma in self.current_ma]
+    def _inputs(self) -> list[float]:
+        """Return all floats, that of address 2n at n; what is not known reads as zero."""
         watts = [uw / 1e6 for uw in self._power_uw()]
         kwh = self.register_nj / (1000 * NJ_PER_WH)
         share = self._offset_nj / 3
-        phase_kwh = [(nj + share) / (1000 * NJ_PER_WH) for nj in self.flow_nj]
-        values = {52: sum(watts), 56: sum(watts), 62: 1.0, 70: self.frequency_mhz / 1e3, 72: kwh, 342: kwh}
-        columns = {0: volts, 6: amps, 12: watts, 18: watts, 30: [1.0] * 3, 346: phase_kwh, 358: phase_kwh}
-        for first, column in columns.items():
-            values.update({first + 2 * phase: value for phase, value in enumerate(column)})
+        values = [0.0] * (_INPUT_END // 2)
+        values[0:3] = [mv / 1e3 for mv in self.voltage_mv]
+        values[3:6] = [ma / 1e3 for ma in self.current_ma]
+        values[6:9] = values[9:12] = watts
+        values[15:18] = [1.0] * 3
+        values[26] = values[28] = sum(watts)
+        values[31] = 1.0
+        values[35] = self.frequency_mhz / 1e3
+        values[36] = values[171] = kwh
+        values[173:176] = values[179:182] = [(nj + share) / (1000 * NJ_PER_WH) for nj in self.flow_nj]
         return values
 
     def _read_holding(self, start: int, count: int) -> list[int]:
