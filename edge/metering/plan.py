@@ -44,13 +44,14 @@ class Block(Struct, frozen=True):
 
 
 class _Place(Struct, frozen=True):
-    """Where a value stands in the answers, and what it is multiplied with."""
+    """Where a value stands in the answers, and what it is multiplied with: `times` / `per`."""
 
     block: int
     first: int
     end: int
     type: str
-    factor: Fraction
+    times: int
+    per: int
     absent: tuple[int, ...]
 
 
@@ -61,7 +62,7 @@ class Plan:
         self.blocks = blocks(profile)
         self._model = profile.model
         self._words_reversed = profile.word_order == "little"
-        self._byte_order = profile.byte_order
+        self._byte_order = ">" if profile.byte_order == "big" else "<"
         self._places = {name: self._place(field) for name, field in profile.quantities.present().items()}
 
     def decode(self, answers: Sequence[Sequence[int]]) -> tuple[Phases, int, int]:
@@ -82,18 +83,20 @@ class Plan:
         return (ma[0], ma[1], ma[2]), power_mw, energy_wh
 
     def _value(self, name: str, place: _Place, answers: Sequence[Sequence[int]]) -> int:
-        words = list(answers[place.block][place.first : place.end])
+        words = answers[place.block][place.first : place.end]
         if self._words_reversed:
-            words.reverse()
-        raw = b"".join(word.to_bytes(2, self._byte_order) for word in words)
+            words = words[::-1]
+        raw = struct.pack(f"{self._byte_order}{len(words)}H", *words)
         if place.type in _FLOATS:
             (number,) = struct.unpack(_FLOATS[place.type], raw)
             if not math.isfinite(number):
                 raise PeerError(f"{self._model}: {name} is not available (it reads {number})")
-            return round(Fraction(number) * place.factor)
+            above, below = number.as_integer_ratio()
+            return _rounded(above * place.times, below * place.per)
         if int.from_bytes(raw, "big") in place.absent:
             raise PeerError(f"{self._model}: {name} is not available (it reads 0x{raw.hex()})")
-        return round(int.from_bytes(raw, "big", signed=place.type.startswith("s")) * place.factor)
+        whole = int.from_bytes(raw, "big", signed=place.type.startswith("s"))
+        return _rounded(whole * place.times, place.per)
 
     def _place(self, field: Field) -> _Place:
         registers = REGISTERS[field.type]
@@ -101,11 +104,18 @@ class Plan:
             first = field.address - block.address
             if block.table == field.table and 0 <= first <= block.count - registers:
                 factor = Fraction(field.scale) * _UNITS[field.unit]
-                return _Place(index, first, first + registers, field.type, factor, field.absent)
+                times, per = factor.as_integer_ratio()
+                return _Place(index, first, first + registers, field.type, times, per, field.absent)
         raise AssertionError("every field lies in a block")
 
     def _refused(self, what: str) -> PeerError:
         return PeerError(f"{self._model}: it reads {what}, which cannot be; is it this model of meter?")
+
+
+def _rounded(above: int, below: int) -> int:
+    """The whole number nearest to a fraction, the even one of two; `below` is positive."""
+    whole, rest = divmod(above, below)
+    return whole + (2 * rest > below or (2 * rest == below and whole % 2))
 
 
 def blocks(profile: Profile) -> tuple[Block, ...]:
