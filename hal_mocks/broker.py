@@ -18,6 +18,11 @@ _STOP_S = 10.0
 _DIRECTORIES = ("/usr/sbin", "/usr/local/sbin")
 
 
+DIES_WITH_US = ("setpriv", "--pdeathsig", "KILL") if shutil.which("setpriv") else ()
+"""Words before a program that the kernel shall kill when the rig is killed (util-linux): a daemon left behind
+would go on reading what others have put in the place of the rig's lines."""
+
+
 class BrokerFailed(Exception):
     """Mosquitto did not start; the text has the end of its log."""
 
@@ -96,7 +101,9 @@ class Broker:
         if program is None:
             raise BrokerFailed(str(why_not()))
         self._process = subprocess.Popen(
-            [program, "-c", str(self._config)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            [*DIES_WITH_US, program, "-c", str(self._config)],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
         )
         deadline = time.monotonic() + _START_S
         while not self._listens():

@@ -24,7 +24,7 @@ from typing import Any, Self
 
 from hal_mocks import broker as mosquitto
 from hal_mocks.backend import Backend
-from hal_mocks.broker import Broker
+from hal_mocks.broker import DIES_WITH_US, Broker
 from hal_mocks.card import VirtualCard
 from hal_mocks.pcscd import READER_NAME, Pcscd
 from hal_mocks.rig_site import CARDS, STATION, Wiring, config_text, world
@@ -151,7 +151,11 @@ class Rig:
         """Start the production daemon and wait until it serves. Raises `DaemonFailed`."""
         with self.log.open("ab") as log:
             self.daemon = await asyncio.create_subprocess_exec(
-                *self._daemon_words(), stderr=log, stdout=log, env={**os.environ, **self.environment}
+                *DIES_WITH_US,
+                *self._daemon_words(),
+                stderr=log,
+                stdout=log,
+                env={**os.environ, **self.environment},
             )
         try:
             async with asyncio.timeout(READY_S):
