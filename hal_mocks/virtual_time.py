@@ -18,7 +18,7 @@ from hal_mocks.agenda import Agenda
 T = TypeVar("T")
 
 
-class _JumpingSelector(selectors.SelectSelector):
+class _JumpingSelector(selectors.DefaultSelector):
     """Instead of sleeping until the next timer, lets the world go on until then."""
 
     def __init__(self, agenda: Agenda) -> None:
