@@ -3,6 +3,7 @@
 It wears no disk and is written at every tick. What cannot be read counts as an unknown absence.
 """
 
+import os
 from pathlib import Path
 
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
@@ -18,7 +19,11 @@ class Heartbeat:
     def beat(self, now_ms: int) -> None:
         """Say that the core is alive. A disk error here is not worth a session, so it is left to be seen."""
         try:
-            self._path.write_text(f"{self._boot} {now_ms}\n")
+            alive = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+            try:
+                os.write(alive, f"{self._boot} {now_ms}\n".encode())
+            finally:
+                os.close(alive)
         except OSError:
             return
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 from edge import __version__, clock, config
 from edge.config import Config, EvseDevice
 from edge.control.state import Station, unix_ms
-from edge.control.view import connector_view
+from edge.control.view import availability
 from edge.drivers.bus import ModbusBus
 from edge.drivers.hands import EvseHand, MeterHand
 from edge.drivers.simpleevse import SimpleEvse
@@ -224,33 +224,34 @@ class Report:
         ahead_ms = unix_ms(station) - station.now_ms
         if abs(ahead_ms - self._wall_ahead_ms) > WALL_STEP_MS:
             self._wall_ahead_ms = ahead_ms
-        for i in range(len(station.connectors)):
-            shown = connector_view(station, i)
+        for i, connector in enumerate(station.connectors):
+            number = station.site.outlets[i].number
+            why, session, meter = connector.why, connector.session, connector.meter
             self._display.show_connector(
                 schema.ConnectorState(
-                    connector=shown.number,
-                    state=schema.ConnectorStatus(shown.state),
-                    offered_ma=shown.offered_ma,
-                    reason=shown.why,
+                    connector=number,
+                    state=schema.ConnectorStatus(availability(connector, station.now_ms)),
+                    offered_ma=connector.offer_ma,
+                    reason=why.text,
                     faults=tuple(
-                        schema.FaultNotice(name=fault.name, driver_text=fault.driver)
-                        for fault in shown.faults
+                        schema.FaultNotice(name=fault.kind.name, driver_text=fault.kind.driver)
+                        for fault in connector.faults
                     ),
-                    since_unix_ms=self._wall_ahead_ms + shown.since_ms,
-                    reason_kind=shown.why_kind,
-                    reason_since_unix_ms=self._wall_ahead_ms + shown.why_since_ms if shown.why else None,
-                    reason_until_unix_ms=self._ahead(station, shown.why_until_ms),
-                    demand=shown.demand or "",
+                    since_unix_ms=self._wall_ahead_ms + connector.since_ms,
+                    reason_kind=why.kind,
+                    reason_since_unix_ms=self._wall_ahead_ms + why.since_ms if why.text else None,
+                    reason_until_unix_ms=self._ahead(station, why.until_ms),
+                    demand=session.demand.answer if session and session.demand else "",
                 )
             )
-            if shown.current_ma is not None and shown.meter_age_ms is not None:
+            if meter is not None:
                 self._display.show_meter(
                     schema.ConnectorMeter(
-                        connector=shown.number,
-                        current_ma=shown.current_ma,
-                        power_w=shown.power_w or 0,
-                        energy_wh=shown.register_wh or 0,
-                        age_ms=shown.meter_age_ms,
+                        connector=number,
+                        current_ma=meter.current_ma,
+                        power_w=meter.power_mw // 1000,
+                        energy_wh=meter.energy_wh,
+                        age_ms=station.now_ms - meter.asked_ms,
                     )
                 )
 
