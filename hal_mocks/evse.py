@@ -20,10 +20,12 @@ a `reboot()`, after which 1000 holds what 2000 says; a board from the factory ha
 asks, it closes within 3 s of state C, opens within 100 ms of B or A, and waits 6 s for the car to let go when
 the offer is withdrawn.
 
-Faults: `welded = True` (the contact stays closed whatever the relay says), `trip_rcd()`, `pilot_fault = True`
-(vehicle state 5), `ignores_writes = True` (acknowledges, does nothing), `reboot()`, `powered = False`, a car
-with `diode_ok = False`, and `faults` for the answers themselves (the real board wants 100 ms between
-questions: `faults.min_gap_ms`).
+Faults: `welded = True` (the contact stays closed whatever the relay says), `bounces = True` (the relay
+flutters after it closed), `no_feedback = True` (the status never shows the relay closed), `trip_rcd()`,
+`pilot_fault = True` (vehicle state 5), `ignores_writes = True` (acknowledges, does nothing), `reboot()`,
+`powered = False`, a car with `diode_ok = False`, and `faults` for the answers themselves (the real board
+wants 100 ms between questions: `faults.min_gap_ms`). `mend()` ends them all. The registers have no place for
+over-temperature or an opened housing, so the board cannot report them.
 
 Sources: EVSE Wallbox/DIN data sheet (EVRacing), Modbus register table; IEC 61851-1:2017 Annex A.
 """
@@ -38,6 +40,8 @@ OPEN_MS = 50  # the standard allows 100
 FORCE_OPEN_MS = 6_000
 BOOT_MS = 1_000
 RCD_TEST_MS = 30_000
+BOUNCE_MS = 300  # a worn contactor settles within some tenths of a second
+BOUNCE_STEP_MS = 30
 
 SET_CURRENT, COMMAND = 1000, 1004
 BOOT_CURRENT, UNIT, MIN_CURRENT, OPTIONS, MAX_CURRENT = 2000, 2001, 2002, 2005, 2007
@@ -64,6 +68,8 @@ class SimpleEvse:
         self.welded = False
         self.pilot_fault = False
         self.ignores_writes = False
+        self.bounces = False
+        self.no_feedback = False
         self.writes = 0  # registers written, for tests that count wear
         self.relay_closed = False
         self.offer_ma = 0  # what the square wave says; 0 = none
@@ -119,6 +125,13 @@ class SimpleEvse:
         """Let the residual-current device trip; it stays so until command bit 2."""
         self._rcd_error = True
 
+    def mend(self) -> None:
+        """End every fault: repaired, reset and with supply."""
+        self.faults = Faults()
+        self.welded = self.pilot_fault = self.ignores_writes = self.bounces = self.no_feedback = False
+        self._rcd_error = False
+        self.powered = True
+
     def step(self, pilot: Pilot, *, cable_ma: int, diode_ok: bool, at_ms: int) -> None:
         """See the car at this time; sets `offer_ma` and the relay."""
         self._now_ms = at_ms
@@ -143,8 +156,11 @@ class SimpleEvse:
         """Return when the board will next change by itself."""
         times = [self._boots_until_ms, self._rcd_test_until_ms]
         goal, after_ms = self._relay_goal
-        if goal != self.relay_closed:
-            times.append(self._goal_since_ms + after_ms)
+        due_ms = self._goal_since_ms + after_ms
+        if goal != self.relay_closed and self._now_ms < due_ms:
+            times.append(due_ms)
+        elif goal and self.bounces and self._now_ms < due_ms + BOUNCE_MS:
+            times.append(due_ms + ((self._now_ms - due_ms) // BOUNCE_STEP_MS + 1) * BOUNCE_STEP_MS)
         return min((time for time in times if time is not None and time > self._now_ms), default=None)
 
     def read(self, table: Table, start: int, count: int) -> list[int]:
@@ -215,7 +231,7 @@ class SimpleEvse:
 
     def _status(self) -> int:
         bits = (
-            self.relay_closed,
+            self.relay_closed and not self.no_feedback,
             self._diode_failed,
             self._pilot == "D" and not self._settings[OPTIONS] & _VENTILATION_ALLOWED,
             self.relay_closed and self._relay_goal == (False, FORCE_OPEN_MS),
@@ -245,8 +261,10 @@ class SimpleEvse:
         if goal != self._relay_goal:
             self._relay_goal, self._goal_since_ms = goal, self._now_ms
         closed, after_ms = goal
-        if self._now_ms >= self._goal_since_ms + after_ms:
-            self.relay_closed = closed
+        passed_ms = self._now_ms - (self._goal_since_ms + after_ms)
+        if passed_ms >= 0:
+            flutters = self.bounces and passed_ms < BOUNCE_MS and passed_ms // BOUNCE_STEP_MS % 2 == 1
+            self.relay_closed = closed and not flutters
 
     def _goal(self) -> tuple[bool, int]:
         """Return what the relay shall be, and how long after that became so."""

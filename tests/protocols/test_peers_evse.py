@@ -2,12 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hal_mocks.evse import BOOT_MS, CLOSE_MS, OPEN_MS, SimpleEvse
+from hal_mocks.evse import BOOT_MS, BOUNCE_MS, BOUNCE_STEP_MS, CLOSE_MS, OPEN_MS, SimpleEvse
 from hal_mocks.meter import NJ_PER_WH, Phases, Sdm630
 from hal_mocks.modbus_rtu import Line, RefusedError, Table
 from hal_mocks.vehicle import S2_MS, SLEEP_AFTER_MS, Vehicle
@@ -202,6 +203,37 @@ def test_a_fault_of_the_pilot_is_state_5_and_cuts_power() -> None:
     evse.pilot_fault = True
     assert pass_until(world, lambda: not evse.relay_closed) <= 100
     assert register(evse, 1002) == 5
+
+
+def test_a_contactor_that_bounces_flutters_for_a_moment_after_it_closed_and_then_stays() -> None:
+    world = make_world()
+    evse = world.evses[1]
+    evse.bounces = True
+    evse.write(1000, [16])
+    world.plug(1, Vehicle())
+    pass_until(world, lambda: evse.relay_closed)
+    began_ms, positions = world.now_ms, []
+    while world.now_ms < began_ms + 2 * BOUNCE_MS:
+        positions.append(evse.relay_closed)
+        world.advance(world.now_ms + 10)
+    changes = sum(before != after for before, after in pairwise(positions))
+    assert changes == BOUNCE_MS // BOUNCE_STEP_MS
+    assert all(positions[BOUNCE_MS // 10 :])
+    world.advance(world.now_ms + CHARGING_MS)
+    assert world.meters["connector-1"].current_ma == (16_000, 16_000, 16_000)
+
+
+def test_a_relay_without_feedback_is_never_shown_closed_and_a_mended_board_shows_it() -> None:
+    world, evse = charging(Vehicle())
+    evse.no_feedback = True
+    assert (register(evse, 1007), evse.contact_closed) == (0, True)
+    evse.welded = evse.ignores_writes = True
+    evse.trip_rcd()
+    evse.mend()
+    assert register(evse, 1007) == RELAY
+    evse.write(1000, [0])
+    world.advance(world.now_ms + CHARGING_MS)
+    assert (register(evse, 1007), evse.contact_closed) == (0, False)
 
 
 def test_a_welded_contact_goes_on_feeding_a_car_that_draws_while_the_relay_says_open() -> None:
