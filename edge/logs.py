@@ -160,7 +160,7 @@ class _Handler(QueueHandler):
 
     def __init__(self, lines: "queue.Queue[logging.LogRecord | None]") -> None:
         super().__init__(lines)
-        self.setFormatter(_Formatter())
+        self.setFormatter(LineFormatter())
         self.dropped = 0
 
     def enqueue(self, record: logging.LogRecord) -> None:
@@ -171,7 +171,7 @@ class _Handler(QueueHandler):
             self.dropped += 1
 
 
-class _Formatter(logging.Formatter):
+class LineFormatter(logging.Formatter):
     """Our fields, or what a library said, in one line."""
 
     def format(self, record: logging.LogRecord) -> str:

@@ -30,6 +30,7 @@ from edge import daemon, wiring
 from edge.config import Config
 from edge.errors import EdgeError, JournalError, PeerError
 from edge.events import CardSeen, CardUnreadable, DeviceFound, DeviceLost
+from edge.logs import LineFormatter
 from edge.outside import Outside
 from edge.ports import Put, SerialLink
 from edge.records import ClockQuality
@@ -528,6 +529,7 @@ class _Lines(logging.Handler):
 
     def __init__(self, hear: Callable[[str], None]) -> None:
         super().__init__()
+        self.setFormatter(LineFormatter())
         self._hear = hear
 
     def emit(self, record: logging.LogRecord) -> None:

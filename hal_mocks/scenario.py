@@ -27,8 +27,9 @@ SHELF = Path(__file__).parent / "scenarios"
 MOST_CONNECTORS = 8
 MOST_LIMIT_A = 1_000
 LONGEST_TITLE = 200
+LARGEST_SEED = 2**63 - 1  # what TOML can hold
 
-_KEYS = ("title", "topic", "about", "connectors", "limit_a", "real", "config", "story")
+_KEYS = ("title", "topic", "about", "connectors", "limit_a", "seed", "real", "config", "story")
 
 
 class ScenarioError(Exception):
@@ -49,6 +50,7 @@ class Scenario:
     steps: tuple[Step, ...]
     connectors: int = 2
     limit_a: int = 32
+    seed: int = 0  # of what is left to chance in wires and devices
     real: bool = False  # is also played on real wires
     config: str = ""  # TOML laid over the configuration of the rig
     name: str = ""  # of its file, without the ending
@@ -60,6 +62,7 @@ class Scenario:
             f"about = {toml_text.long_text(self.about)}",
             f"connectors = {self.connectors}",
             f"limit_a = {self.limit_a}",
+            *([f"seed = {self.seed}"] if self.seed else []),
             *(["real = true"] if self.real else []),
             *([f"config = {toml_text.long_text(self.config)}"] if self.config else []),
             "story = " + toml_text.long_text("".join(f"{step}\n" for step in self.steps)),
@@ -126,6 +129,7 @@ class _Reading:
             about=self._text("about", None),
             connectors=connectors,
             limit_a=self._number("limit_a", 32, 6, MOST_LIMIT_A),
+            seed=self._number("seed", 0, 0, LARGEST_SEED),
             real=self._truth("real"),
             config=config,
             steps=self._story(_Names.of(connectors, self._config(config))),

@@ -15,8 +15,9 @@ from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
 
-from hal_mocks.plans import make_plan
-from hal_mocks.simulation import Outcome, as_scenario, shrink, simulate
+from hal_mocks import scenario
+from hal_mocks.plans import Plan, make_plan
+from hal_mocks.simulation import Outcome, as_plan, as_scenario, shrink, simulate
 
 NIGHT_S = 3_600
 
@@ -26,6 +27,7 @@ def options(parser: argparse.ArgumentParser) -> None:
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--seed", type=int, metavar="N", help="play one seed and show what happens")
     what.add_argument("--seeds", type=int, metavar="N", help="play the seeds from 1 to N")
+    what.add_argument("--scenario", type=Path, metavar="FILE", help="play what a failing seed left again")
     what.add_argument("--nightly", action="store_true", help="play new seeds for an hour")
     parser.add_argument("--first", type=int, default=1, metavar="N", help="begin with that seed (default 1)")
     parser.add_argument("--days", type=int, default=0, metavar="D", help="ordinary days instead of 5 minutes")
@@ -43,7 +45,13 @@ def options(parser: argparse.ArgumentParser) -> None:
 def run(chosen: argparse.Namespace) -> int:
     """Play; 0 when every promise held, 1 with the first that did not."""
     if chosen.seed is not None:
-        return _one(chosen.seed, chosen)
+        return _one(make_plan(chosen.seed, days=chosen.days), chosen)
+    if chosen.scenario is not None:
+        try:
+            return _one(as_plan(scenario.read(chosen.scenario)), chosen)
+        except scenario.ScenarioError as error:
+            print(error, file=sys.stderr)
+            return 2
     began_s = time.monotonic()
     played, simulated_ms = 0, 0
     for outcome in _many(chosen, began_s):
@@ -61,13 +69,13 @@ def run(chosen: argparse.Namespace) -> int:
     return 0
 
 
-def _one(seed: int, chosen: argparse.Namespace) -> int:
+def _one(plan: Plan, chosen: argparse.Namespace) -> int:
     began_s = time.process_time()
-    outcome = simulate(make_plan(seed, days=chosen.days), see=None if chosen.quiet else _line)
+    outcome = simulate(plan, see=None if chosen.quiet else _line)
     used_s = time.process_time() - began_s
     simulated_s = outcome.simulated_ms / 1000
     _line(
-        f"seed {seed}: {simulated_s:.0f} s of {outcome.plan.connectors} connectors in {used_s:.1f} s"
+        f"seed {plan.seed}: {simulated_s:.0f} s of {outcome.plan.connectors} connectors in {used_s:.1f} s"
         f" of processor time, {simulated_s / used_s:.0f} times real time"
     )
     _line(f"fingerprint {outcome.fingerprint}")
@@ -82,11 +90,11 @@ def _tell(outcome: Outcome, chosen: argparse.Namespace) -> int:
     plan = outcome.plan
     if not chosen.no_shrink:
         plan = shrink(plan, outcome.broken, tell=lambda text: _line(f"  made smaller: {text}"))
-    scenario = as_scenario(plan, simulate(plan).broken)
+    small = as_scenario(plan, simulate(plan).broken)
     if chosen.write is None:
-        _line(str(scenario))
+        _line(str(small))
     else:
-        chosen.write.write_text(str(scenario))
+        chosen.write.write_text(str(small))
         _line(f"written to {chosen.write}")
     return 1
 

@@ -21,7 +21,7 @@ from hal_mocks import steps
 from hal_mocks.deeds import do, heal
 from hal_mocks.forgetful_disk import seed_sqlite
 from hal_mocks.in_process_station import SimulatedStation
-from hal_mocks.plans import Plan
+from hal_mocks.plans import STORY_MS, Plan
 from hal_mocks.promises import Broken, PromiseBroken, Promises
 from hal_mocks.rig_site import STATION as STATION_NAME
 from hal_mocks.scenario import Scenario
@@ -155,7 +155,16 @@ def as_scenario(plan: Plan, broken: Broken | None) -> Scenario:
         steps=plan.steps,
         connectors=plan.connectors,
         limit_a=plan.limit_a,
+        seed=plan.seed,
     )
+
+
+def as_plan(scenario: Scenario) -> Plan:
+    """The plan of a scenario that `as_scenario` made: the same day again, up to its last action."""
+    actions = tuple((step,) for step in scenario.steps if isinstance(step.what, steps.Action))
+    last_ms = max((step.when.ms for (step,) in actions), default=0)
+    story_ms = max(STORY_MS, last_ms + 1_000)
+    return Plan(scenario.seed, scenario.connectors, scenario.limit_a, actions, story_ms)
 
 
 @contextmanager
