@@ -13,8 +13,9 @@ import logging
 import math
 import termios
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from functools import lru_cache
 from typing import TYPE_CHECKING, Literal, assert_never
 
 from msgspec import Struct
@@ -168,11 +169,14 @@ class ModbusBus:
         with _never_swallowing_cancellation():
             while True:
                 await self._sleep_until(self._late_until_ms.get(key, 0))
-                async with self._turn(urgent=urgent):
+                await self._take_turn(urgent=urgent)
+                try:
                     if self._now_ms() >= self._late_until_ms.get(key, 0):
                         client = await self._open()
                         await self._silence()
                         return await self._exchange(client, question, call)
+                finally:
+                    self._pass_on()
 
     async def _exchange(
         self, client: "ModbusBaseClient", question: Question, call: _Call
@@ -254,9 +258,8 @@ class ModbusBus:
         if pause_ms > 0:
             await asyncio.sleep(pause_ms / 1000)
 
-    @asynccontextmanager
-    async def _turn(self, *, urgent: bool) -> AsyncIterator[None]:
-        """Wait for the line: urgent requests first, each lane in order."""
+    async def _take_turn(self, *, urgent: bool) -> None:
+        """Wait for the line: urgent requests first, each lane in order. Whoever has it has to `_pass_on`."""
         if self._taken:
             turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             (self._urgent if urgent else self._polls).append(turn)
@@ -267,10 +270,6 @@ class ModbusBus:
                     self._pass_on()
                 raise
         self._taken = True
-        try:
-            yield
-        finally:
-            self._pass_on()
 
     def _pass_on(self) -> None:
         for lane in (self._urgent, self._polls):
@@ -379,10 +378,15 @@ class _Ear:
 
     def _find(self, packet: bytes, question: Question) -> bytes:
         if self._serial:
-            from pymodbus.framer import FramerRTU
-
-            return find_in_rtu(packet, question, FramerRTU.compute_CRC)
+            return find_in_rtu(packet, question, _checksum)
         return find_in_tcp(packet, question, self._transaction)
+
+
+@lru_cache(maxsize=64)  # a line on which nothing changes brings the same answers again and again
+def _checksum(body: bytes) -> int:
+    from pymodbus.framer import FramerRTU
+
+    return FramerRTU.compute_CRC(body)
 
 
 async def _connected(client: "ModbusBaseClient") -> bool:

@@ -519,12 +519,13 @@ def test_one_who_gives_up_just_as_he_gets_the_line_passes_it_on(tmp_path: Path) 
         bus = bus_at(serial(tmp_path / "line"))
 
         async def hold() -> None:
-            async with bus._turn(urgent=False):
-                pass
+            await bus._take_turn(urgent=False)
+            bus._pass_on()
 
-        async with bus._turn(urgent=False):
-            second, third = asyncio.create_task(hold()), asyncio.create_task(hold())
-            await asyncio.sleep(0)
+        await bus._take_turn(urgent=False)
+        second, third = asyncio.create_task(hold()), asyncio.create_task(hold())
+        await asyncio.sleep(0)
+        bus._pass_on()
         second.cancel()
         await asyncio.wait_for(third, PATIENT_MS / 1000)
         assert second.cancelled()
