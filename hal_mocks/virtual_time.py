@@ -24,6 +24,7 @@ class _JumpingSelector(selectors.DefaultSelector):
     def __init__(self, agenda: Agenda) -> None:
         super().__init__()
         self.agenda = agenda
+        self.stirred = False  # the loop was given something to do, or to wait for
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         ready = super().select(0)
@@ -31,14 +32,19 @@ class _JumpingSelector(selectors.DefaultSelector):
             return ready
         agenda = self.agenda
         due_us = None if timeout is None else agenda.now_us + max(0, round(timeout * 1e6))
-        next_us = agenda.next_us()
-        if next_us is not None and (due_us is None or next_us <= due_us):
-            agenda.run_next()
-        elif due_us is not None:
-            agenda.now_us = due_us
-        else:
-            msg = "nothing will ever happen: no timer is set and nothing is ready"
-            raise RuntimeError(msg)
+        self.stirred = False
+        while not (ready or self.stirred):
+            next_us = agenda.next_us()
+            if next_us is not None and (due_us is None or next_us <= due_us):
+                agenda.run_next()
+            elif due_us is not None:
+                agenda.now_us = due_us
+            else:
+                msg = "nothing will ever happen: no timer is set and nothing is ready"
+                raise RuntimeError(msg)
+            if agenda.now_us == due_us:
+                break
+            ready = super().select(0)
         return ready
 
 
@@ -67,6 +73,20 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
     def now_ms(self) -> int:
         """Return virtual milliseconds, for whatever takes a clock."""
         return self._jumping.agenda.now_ms
+
+    def call_at(  # type: ignore[override]  # typeshed uses its own type variables
+        self, when: float, callback: Callable[..., object], *args: Any, context: Context | None = None
+    ) -> asyncio.TimerHandle:
+        """Call at that time."""
+        self._jumping.stirred = True
+        return super().call_at(when, callback, *args, context=context)
+
+    def call_soon(  # type: ignore[override]  # typeshed uses its own type variables
+        self, callback: Callable[..., object], *args: Any, context: Context | None = None
+    ) -> asyncio.Handle:
+        """Call in the next turn of the loop."""
+        self._jumping.stirred = True
+        return super().call_soon(callback, *args, context=context)
 
     def call_soon_threadsafe(  # type: ignore[override]  # typeshed uses its own type variables
         self, callback: Callable[..., object], *args: Any, context: Context | None = None
