@@ -363,9 +363,10 @@ class Power(Action):
 
 @dataclass(frozen=True)
 class DaemonFault(Action):
-    """The daemon dies (at the K-th write to its journal from now on), is stopped properly, or started.
+    """The daemon is killed (at the K-th write to its journal from now on), stopped properly, or started.
 
-    With a time it is started again by itself after it.
+    As under systemd, a killed one is started again after 2 s, or after the time that is said; a stopped one
+    stays down until then, or until `started`.
     """
 
     subject = "The machine"
