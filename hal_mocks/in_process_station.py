@@ -229,6 +229,7 @@ class SimulatedStation:
         self._stopped = False  # on purpose: nobody starts it again
         self._kept: Path | None = None  # what the next life finds
         self._copy: Path | None = None
+        self._restores = False  # the next life finds the copy
         self._disk_full = self._disk_failing = False
         folder.mkdir(parents=True, exist_ok=True)
         text = config_text(
@@ -325,6 +326,10 @@ class SimulatedStation:
         if self._life is None and self._powered:
             self.lives += 1
             folder = self._folder / f"life-{self.lives}"
+            if self._restores and self._copy is not None and self._kept is not None:
+                shutil.rmtree(self._kept)
+                shutil.copytree(self._copy, self._kept)
+                self._restores = False
             if self._kept is None:
                 folder.mkdir()
             else:
@@ -452,6 +457,11 @@ class SimulatedStation:
             loop.close()
 
     @property
+    def folder(self) -> str:
+        """Where its files are; another one in every run, so it belongs in no trace."""
+        return str(self._folder)
+
+    @property
     def journal(self) -> Path | None:
         """Where the journal of the living daemon is."""
         return None if self._life is None else self._life.config.paths.journal
@@ -494,10 +504,8 @@ class SimulatedStation:
             self._life.disk.survivors(self._copy, power_cut=False, dice=random.Random(0))
 
     def restore_disk(self) -> None:
-        """Put the copy in the place of what the next life would find; the daemon has to be down."""
-        if self._copy is not None and self._kept is not None:
-            shutil.rmtree(self._kept)
-            shutil.copytree(self._copy, self._kept)
+        """Let the next life find the copy, whatever this one still writes."""
+        self._restores = self._copy is not None
 
     def catch_up(self) -> None:
         """Bring the copper to the present."""

@@ -25,7 +25,7 @@ from hal_mocks.plans import STORY_MS, Plan
 from hal_mocks.promises import Broken, PromiseBroken, Promises
 from hal_mocks.rig_site import STATION as STATION_NAME
 from hal_mocks.scenario import Scenario
-from hal_mocks.steps import Step
+from hal_mocks.steps import Action, Step
 
 POLL_MS = 1_000
 """How often a simulated station looks at each device: the usual 500 ms would double the time of a run."""
@@ -53,23 +53,29 @@ class Outcome:
 
 def simulate(plan: Plan, *, see: Callable[[str], None] | None = None) -> Outcome:
     """Play a plan to its end, or to the first broken promise; `see` hears every line of the trace."""
+    with simulated(plan.seed, connectors=plan.connectors, limit_a=plan.limit_a) as (station, promises):
+        broken = _play(plan, station, promises)
+    trace = tuple(promises.trace)
+    if see is not None:
+        for line in trace:
+            see(line)
+    fingerprint = hashlib.sha256("\n".join(trace).replace(station.folder, "").encode()).hexdigest()
+    return Outcome(plan, broken, fingerprint, station.agenda.now_ms, trace)
+
+
+@contextmanager
+def simulated(
+    seed: int, *, connectors: int, limit_a: int = 32
+) -> Iterator[tuple[SimulatedStation, Promises]]:
+    """A station in a folder of its own with its judge; nothing is left of them afterwards."""
     with _quiet(), _folder() as folder:
-        seed_sqlite(random.Random(plan.seed))
-        station = SimulatedStation(
-            folder, seed=plan.seed, connectors=plan.connectors, limit_a=plan.limit_a, poll_ms=POLL_MS
-        )
-        promises = Promises(station)
+        seed_sqlite(random.Random(seed))
+        station = SimulatedStation(folder, seed=seed, connectors=connectors, limit_a=limit_a, poll_ms=POLL_MS)
         try:
-            broken = _play(plan, station, promises)
+            yield station, Promises(station)
         finally:
             station.end()
             seed_sqlite(None)
-        trace = tuple(promises.trace)
-        if see is not None:
-            for line in trace:
-                see(line)
-        fingerprint = hashlib.sha256("\n".join(trace).replace(str(folder), "").encode()).hexdigest()
-        return Outcome(plan, broken, fingerprint, station.agenda.now_ms, trace)
 
 
 def _play(plan: Plan, station: SimulatedStation, promises: Promises) -> Broken | None:
@@ -78,17 +84,7 @@ def _play(plan: Plan, station: SimulatedStation, promises: Promises) -> Broken |
     try:
         station.begin()
         station.pass_to(plan.story_ms)
-        heal(station)
-        station.pass_to(plan.story_ms + CALM_MS)
-        for number in list(station.world.vehicles):
-            station.world.unplug(number)
-        for number in station.world.connectors:
-            station.ask_later({"ask": "clear_fault", "connector": number})
-        ends_ms = station.agenda.now_ms + SETTLED_WITHIN_MS
-        station.pass_to(station.agenda.now_ms + LOOK_EVERY_MS)
-        while promises.unsettled() and station.agenda.now_ms < ends_ms:
-            station.pass_to(station.agenda.now_ms + LOOK_EVERY_MS)
-        promises.sessions_are_over()
+        end_well(station, promises)
     except PromiseBroken as ended:
         return ended.broken
     except (KeyboardInterrupt, SystemExit):
@@ -100,21 +96,36 @@ def _play(plan: Plan, station: SimulatedStation, promises: Promises) -> Broken |
     return None
 
 
+def end_well(station: SimulatedStation, promises: Promises) -> None:
+    """Heal everything, let everybody leave, and judge the money when it had its time."""
+    heal(station)
+    station.pass_to(station.agenda.now_ms + CALM_MS)
+    for number in list(station.world.vehicles):
+        station.world.unplug(number)
+    for number in station.world.connectors:
+        station.ask_later({"ask": "clear_fault", "connector": number})
+    ends_ms = station.agenda.now_ms + SETTLED_WITHIN_MS
+    station.pass_to(station.agenda.now_ms + LOOK_EVERY_MS)
+    while promises.unsettled() and station.agenda.now_ms < ends_ms:
+        station.pass_to(station.agenda.now_ms + LOOK_EVERY_MS)
+    promises.sessions_are_over()
+
+
+def take(station: SimulatedStation, promises: Promises, action: Action) -> None:
+    """Do what a plan says, before the eyes of its judge; to be called by the agenda."""
+    promises.trace.append(f"{station.agenda.now_ms} do {action}")
+    promises.hear_of(action)
+    with suppress(KeyError, ValueError):  # pulled a plug that is not in: the rest of its visit was left out
+        do(station, action)
+    promises.look()
+
+
 def _arrange(station: SimulatedStation, promises: Promises, step: Step) -> None:
     action = step.what
     if not isinstance(action, steps.Action):
         raise TypeError(f"a plan only says what is done: {step}")
 
-    def due() -> None:
-        promises.trace.append(f"{station.agenda.now_ms} do {action}")
-        promises.hear_of(action)
-        with suppress(
-            KeyError, ValueError
-        ):  # pulled a plug that is not in: the rest of its visit was left out
-            do(station, action)
-        promises.look()
-
-    station.agenda.at_ms(step.when.ms, due)
+    station.agenda.at_ms(step.when.ms, lambda: take(station, promises, action))
 
 
 def shrink(plan: Plan, broken: Broken, *, tell: Callable[[str], None] = lambda _text: None) -> Plan:
