@@ -412,12 +412,15 @@ class SimulatedStation:
         for line in self.lines.values():
             line.hang_up()
         self._bury(life)
+        finished = False
         if not self._powered:
             shutil.rmtree(self._folder / "run", ignore_errors=True)  # it is in memory
         else:
-            self._run_safe_off()
+            finished = self._run_safe_off()
         if again_ms is not None and not self._stopped:
             self.agenda.after_ms(again_ms, self._start_unless_stopped)
+        if finished:
+            raise _Finished
 
     def _start_unless_stopped(self) -> None:
         if not self._stopped:
@@ -444,12 +447,22 @@ class SimulatedStation:
         life.loop.close()
         life.disk.close()
 
-    def _run_safe_off(self) -> None:
-        """ExecStopPost of the service: tell every controller 0 A, in a process of its own."""
+    def _run_safe_off(self) -> bool:
+        """ExecStopPost of the service: tell every controller 0 A, in a process of its own.
+
+        True: the time that was asked for passed meanwhile; the end of a life is not left half done for that.
+        """
         loop = VirtualTimeLoop(self.agenda)
         open_lines(loop, self.lines)
+        task = loop.create_task(wiring.safe_off(self._config, self.clock))
+        finished = False
         try:
-            loop.run_until_complete(wiring.safe_off(self._config, self.clock))
+            while not task.done():
+                try:
+                    loop.run_until_complete(task)
+                except _Finished:
+                    finished = True
+            return finished
         finally:
             close_lines(loop)
             for line in self.lines.values():
