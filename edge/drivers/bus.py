@@ -13,10 +13,9 @@ import logging
 import math
 import termios
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
 from functools import lru_cache
-from typing import TYPE_CHECKING, Literal, assert_never
+from typing import TYPE_CHECKING, Any, Literal, assert_never
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -51,8 +50,10 @@ REOPEN_MOST_MS = 5_000
 CONNECT_S = 2.0
 """A TCP gateway on the site's own network answers in milliseconds; this leaves room for one lost packet."""
 
-_PYMODBUS_S = 60.0
-"""pymodbus's own patience, never reached: ours tells silence from noise and knows how slow the line is."""
+_FOR_EVER: Any = None
+"""pymodbus's own patience: ours tells silence from noise and knows how slow the line is. A number would be a
+second timer for each question, and with one `asyncio.wait_for` of Python 3.11 swallows a cancellation that
+comes in the same turn of the loop as the answer. Typed as a float there, and passed on to `wait_for` only."""
 
 _FAST_BAUD = 19_200
 _FAST_GAP_MS = 1.75
@@ -166,17 +167,16 @@ class ModbusBus:
 
     async def _ask(self, question: Question, call: _Call, *, urgent: bool) -> "tuple[int, ModbusPDU]":
         key = (question.unit, question.function)
-        with _never_swallowing_cancellation():
-            while True:
-                await self._sleep_until(self._late_until_ms.get(key, 0))
-                await self._take_turn(urgent=urgent)
-                try:
-                    if self._now_ms() >= self._late_until_ms.get(key, 0):
-                        client = await self._open()
-                        await self._silence()
-                        return await self._exchange(client, question, call)
-                finally:
-                    self._pass_on()
+        while True:
+            await self._sleep_until(self._late_until_ms.get(key, 0))
+            await self._take_turn(urgent=urgent)
+            try:
+                if self._now_ms() >= self._late_until_ms.get(key, 0):
+                    client = await self._open()
+                    await self._silence()
+                    return await self._exchange(client, question, call)
+            finally:
+                self._pass_on()
 
     async def _exchange(
         self, client: "ModbusBaseClient", question: Question, call: _Call
@@ -311,7 +311,7 @@ class ModbusBus:
                     baudrate=baud,
                     parity=parity,
                     stopbits=stop_bits,
-                    timeout=_PYMODBUS_S,
+                    timeout=_FOR_EVER,
                     retries=0,
                     reconnect_delay=0,
                     trace_packet=self._ear.packet,
@@ -321,7 +321,7 @@ class ModbusBus:
                 return AsyncModbusTcpClient(
                     host,
                     port=number,
-                    timeout=_PYMODBUS_S,
+                    timeout=_FOR_EVER,
                     retries=0,
                     reconnect_delay=0,
                     trace_packet=self._ear.packet,
@@ -395,21 +395,6 @@ async def _connected(client: "ModbusBaseClient") -> bool:
             return await client.connect()
     except (OSError, ValueError, termios.error):  # pyserial lets the latter two through: a line it cannot set
         return False
-
-
-@contextmanager
-def _never_swallowing_cancellation() -> Iterator[None]:
-    """See a cancellation through that came while pymodbus waited.
-
-    `asyncio.wait_for` of Python 3.11 returns the result instead when both come in the same turn of the loop.
-    """
-    task = asyncio.current_task()
-    before = task.cancelling() if task else 0
-    try:
-        yield
-    finally:
-        if task and task.cancelling() > before:
-            raise asyncio.CancelledError
 
 
 def _line_s(link: Link, count: int) -> float:
