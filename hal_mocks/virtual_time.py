@@ -9,6 +9,7 @@ within this process do work. A negative file descriptor is a line of `memory_ser
 
 import asyncio
 import selectors
+from collections import deque
 from collections.abc import Callable, Coroutine
 from contextvars import Context
 from typing import Any, TypeVar
@@ -21,10 +22,11 @@ T = TypeVar("T")
 class _JumpingSelector(selectors.DefaultSelector):
     """Instead of sleeping until the next timer, lets the world go on until then."""
 
-    def __init__(self, agenda: Agenda) -> None:
+    def __init__(self, agenda: Agenda, given: Callable[[], int]) -> None:
+        """`given` counts what the loop was given to do, or to wait for."""
         super().__init__()
         self.agenda = agenda
-        self.stirred = False  # the loop was given something to do, or to wait for
+        self._given = given
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         ready = super().select(0)
@@ -32,8 +34,8 @@ class _JumpingSelector(selectors.DefaultSelector):
             return ready
         agenda = self.agenda
         due_us = None if timeout is None else agenda.now_us + max(0, round(timeout * 1e6))
-        self.stirred = False
-        while not (ready or self.stirred):
+        given = self._given()
+        while not ready and self._given() == given:
             next_us = agenda.next_us()
             if next_us is not None and (due_us is None or next_us <= due_us):
                 agenda.run_next()
@@ -51,8 +53,11 @@ class _JumpingSelector(selectors.DefaultSelector):
 class VirtualTimeLoop(asyncio.SelectorEventLoop):
     """`loop.time()` is the agenda's and moves only when everything waits."""
 
+    _ready: deque[asyncio.Handle]  # asyncio's own
+    _scheduled: list[asyncio.TimerHandle]
+
     def __init__(self, agenda: Agenda | None = None) -> None:
-        self._jumping = _JumpingSelector(Agenda() if agenda is None else agenda)
+        self._jumping = _JumpingSelector(Agenda() if agenda is None else agenda, self._handles)
         super().__init__(self._jumping)
         self._clock_resolution = 1e-6  # a timer due in the present microsecond is due
         self._readers: dict[int, Callable[[], object]] = {}
@@ -66,6 +71,9 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
     def agenda(self, agenda: Agenda) -> None:
         self._jumping.agenda = agenda
 
+    def _handles(self) -> int:
+        return len(self._ready) + len(self._scheduled)
+
     def time(self) -> float:
         """Return virtual seconds since the beginning of the world."""
         return self._jumping.agenda.now_us / 1e6
@@ -73,20 +81,6 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
     def now_ms(self) -> int:
         """Return virtual milliseconds, for whatever takes a clock."""
         return self._jumping.agenda.now_ms
-
-    def call_at(  # type: ignore[override]  # typeshed uses its own type variables
-        self, when: float, callback: Callable[..., object], *args: Any, context: Context | None = None
-    ) -> asyncio.TimerHandle:
-        """Call at that time."""
-        self._jumping.stirred = True
-        return super().call_at(when, callback, *args, context=context)
-
-    def call_soon(  # type: ignore[override]  # typeshed uses its own type variables
-        self, callback: Callable[..., object], *args: Any, context: Context | None = None
-    ) -> asyncio.Handle:
-        """Call in the next turn of the loop."""
-        self._jumping.stirred = True
-        return super().call_soon(callback, *args, context=context)
 
     def call_soon_threadsafe(  # type: ignore[override]  # typeshed uses its own type variables
         self, callback: Callable[..., object], *args: Any, context: Context | None = None
