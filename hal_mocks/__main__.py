@@ -8,7 +8,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from hal_mocks import rig_verb, sim
+from hal_mocks import play, rig_verb, sim
 from hal_mocks.broker import BrokerFailed
 from hal_mocks.rig import DaemonFailed
 
@@ -16,7 +16,7 @@ from hal_mocks.rig import DaemonFailed
 def main() -> int:
     """Run one verb and return its exit code."""
     options = _parser().parse_args()
-    if "simulate" in options:  # on virtual time: no event loop of the real world, no folder
+    if "simulate" in options:  # brings its own event loop and folder
         return int(options.simulate(options))
     given: Path | None = getattr(options, "folder", None)
     folder = given or Path(tempfile.mkdtemp(prefix="edge-rig-"))
@@ -49,6 +49,9 @@ def _parser() -> argparse.ArgumentParser:
     demo = verbs.add_parser("demo", help="the main job as a story, with the production daemon")
     demo.add_argument("--once", action="store_true", help="end by itself; exit code 0 only if all held")
     demo.set_defaults(call=_demo)
+    played = verbs.add_parser("play", help="scenarios, on virtual time or on real wires")
+    play.add_arguments(played)
+    played.set_defaults(simulate=play.run)
     simulation = verbs.add_parser(
         "sim", help="random days of the daemon on virtual time, judged by its promises"
     )

@@ -43,7 +43,10 @@ def config_text(world: World, wiring: Wiring, *, poll_ms: int = 250, extra: str 
     for n, board in world.evses.items():
         meter = world.meters[f"connector-{n}"]
         parts.append(_METER.format(name=f"connector-{n}", unit=meter.unit, poll_ms=poll_ms))
-        parts.append(_CONNECTOR.format(number=n, phases=_rotation(n), unit=board.unit, poll_ms=poll_ms))
+        most_a = f"{min(limit_ma, 32_000) / 1000:g}"  # a plate may not promise more than the supply has
+        parts.append(
+            _CONNECTOR.format(number=n, phases=_rotation(n), most_a=most_a, unit=board.unit, poll_ms=poll_ms)
+        )
     parts.append(_READER.format(name=wiring.reader_name, numbers=list(world.evses)))
     parts += [_CARD.format(uid=CARDS[name], contract=name) for name in ("alice", "bob")]
     return "\n".join([*parts, extra])
@@ -116,7 +119,7 @@ number = {number}
 circuit = "main"
 phases = "{phases}"
 min_a = 6
-max_a = 32
+max_a = {most_a}
 meter = "connector-{number}"
 ventilated = false
 

@@ -1,4 +1,4 @@
-"""The stage of real wires: the rig with its ptys, pcscd and mosquitto, and the production daemon as a process.
+"""The stage of real wires: the rig with its ptys, pcscd and mosquitto, and the daemon as a process.
 
     async with real_stage(scenario, folder) as stage:
         outcome = await play(scenario, stage)
@@ -47,8 +47,8 @@ HOLD_S = 0.3
 """How long a card stays after it was read."""
 
 READ_S = 12.0
-"""How long a person holds a card to a reader that does not react: the rig waits 5 s at most until cards count and
-until the same card is another touch, and pcscd looks every 0.4 s."""
+"""How long a person holds a card to a reader that does not react: the rig waits 5 s at most until cards count
+and until the same card is another touch, and pcscd looks every 0.4 s."""
 
 GET_UID = b"\xff\xca"
 NO_UID = bytes.fromhex("6A81")
