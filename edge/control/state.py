@@ -116,6 +116,7 @@ class Connector(Struct, frozen=True):
     phases_sent_ms: int = 0
     overdraw_since_ms: int | None = None
     mismatches: int = 0
+    live_since_ms: int | None = None  # since when it is seen live though its controller holds no offer
     faults: tuple[Fault, ...] = ()
 
 
@@ -164,7 +165,7 @@ class Station(Struct, frozen=True):
     """Everything the core remembers between two events."""
 
     site: Site
-    epoch: str
+    epoch: str  # random, drawn at the start: with `next_seq` it names the next claim, see `claim_id`
     next_seq: int
     connectors: tuple[Connector, ...]
     circuits: tuple[CircuitState, ...]

@@ -14,7 +14,8 @@ from edge.events import EvseRead, Pilot
 from edge.payments import claim as claims
 
 WELD_AFTER_MS = 10_000
-"""IEC 61851-1 Table A.6: the contactor is forced open 6 s after the offer is gone; plus reading time."""
+"""IEC 61851-1 Table A.6: the contactor is forced open 6 s after the offer is gone; plus reading time. Counted
+from when the controller was seen to hold none: what it was told may have reached it late."""
 
 OVERDRAW_MS = 10_000
 """How long a car may exceed its offer: twice what it is given to follow a new one."""
@@ -64,11 +65,9 @@ def judge_draw(turn: Turn, i: int) -> None:
         return
     drawn_ma = max(connector.meter.current_ma)
     if connector.offer_ma == 0:
-        settled = turn.now - connector.lowered_ms > OVERDRAW_MS and connector.sent_ms > 0
-        told = (
-            is_fresh(connector.evse, turn.now, EVSE_STALE_MS) and not (connector.evse or connector).offer_ma
-        )
-        if settled and drawn_ma > UNBILLED_MA and told and connector.state is not State.STOPPING:
+        live_ms = turn.now - connector.live_since_ms if connector.live_since_ms is not None else 0
+        told = live_ms > OVERDRAW_MS and is_fresh(connector.evse, turn.now, EVSE_STALE_MS)
+        if told and drawn_ma > UNBILLED_MA and connector.state is not State.STOPPING:
             turn.raise_fault(i, "unbilled_current", f"{drawn_ma} mA flow although nothing is offered")
     elif excess_ma(connector, turn.now):
         since = connector.overdraw_since_ms if connector.overdraw_since_ms is not None else turn.now
@@ -123,12 +122,8 @@ def judge_look(turn: Turn, i: int, event: EvseRead) -> None:
         turn.raise_fault(i, "evse_readback",
             f"holds {event.offer_ma} mA, was told {turn.at(i).offer_ma} mA")  # fmt: skip
     connector = turn.at(i)
-    if (
-        connector.sent_ms
-        and connector.offer_ma == 0
-        and event.contactor_closed
-        and event.asked_ms - max(connector.lowered_ms, connector.offered_ms) > WELD_AFTER_MS
-    ):
+    live_ms = event.asked_ms - connector.live_since_ms if connector.live_since_ms is not None else 0
+    if event.contactor_closed and live_ms > WELD_AFTER_MS:
         turn.raise_fault(i, "contactor_welded", "contactor reported closed with nothing offered")
 
 
@@ -147,6 +142,11 @@ def store_look(turn: Turn, i: int, event: EvseRead) -> None:
     mismatches = connector.mismatches + 1 if wrong else 0
     if mismatches != connector.mismatches:
         connector = replace(connector, mismatches=mismatches)
+    idle = connector.sent_ms > 0 and connector.offer_ma == 0 and event.offer_ma == 0
+    flows = connector.meter is not None and max(connector.meter.current_ma) > UNBILLED_MA
+    live = idle and (event.contactor_closed or flows)
+    if live != (connector.live_since_ms is not None):
+        connector = replace(connector, live_since_ms=event.asked_ms if live else None)
     session = connector.session
     if (
         session is not None

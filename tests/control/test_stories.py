@@ -457,6 +457,21 @@ def test_a_welded_contactor_is_found_and_the_connector_closed_to_others() -> Non
     assert view(story.station).connectors[0].state == "faulted"
 
 
+def test_a_contactor_is_not_called_welded_before_its_controller_could_be_told_to_open_it() -> None:
+    story = charging()
+    plug = story.plugs[1]
+    plug.silent = True
+    story.swipe(ALICE)
+    story.pass_time(30_000)
+    plug.welded, plug.silent = True, False  # it hears of the stop only now, and has 6 s to force it open
+    story.pass_time(6_000)
+    plug.welded = False
+    story.pass_time(2_000)
+    assert story.faults(1) == []
+    (claim,) = story.claims(ClaimState.CLOSED)
+    assert not claim.hold
+
+
 def test_a_full_disk_refuses_new_sessions_and_bills_the_running_one_when_it_has_room_again() -> None:
     story = charging()
     story.pass_time(60_000)
