@@ -188,7 +188,8 @@ def _read(device: Device, pdu: bytes) -> bytes:
     function, start, count = struct.unpack(">BHH", pdu)
     if not 1 <= count <= MAX_READ:
         raise RefusedError(ILLEGAL_VALUE)
-    values = device.read(Table(function), start, count)
+    table = Table.HOLDING if function == READ_HOLDING else Table.INPUT
+    values = device.read(table, start, count)
     return struct.pack(f">BB{count}H", function, 2 * count, *values)
 
 

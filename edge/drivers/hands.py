@@ -151,11 +151,12 @@ class EvseHand:
         return 0 if expired else self._told.offer_ma
 
     async def _next_poll(self) -> None:
+        """Wait for news; that it is time for a look is news, too."""
+        alarm = asyncio.get_running_loop().call_later(self._poll_ms / 1000, self._news.set)
         try:
-            async with asyncio.timeout(self._poll_ms / 1000):
-                await self._news.wait()
-        except TimeoutError:
-            pass
+            await self._news.wait()
+        finally:
+            alarm.cancel()
 
 
 async def _keep_alive(device: str, once: Callable[[bool], Awaitable[None]], now_ms: NowMs, put: Put) -> None:

@@ -6,6 +6,7 @@ other bytes are skipped. Source: MODBUS Application Protocol V1.1b3, clauses 6.3
 """
 
 from collections.abc import Callable
+from functools import lru_cache
 
 from msgspec import Struct
 
@@ -41,6 +42,7 @@ class Question(Struct, frozen=True):
         return self.request_bytes + self.answer_bytes + 2 * _CRC_BYTES
 
 
+@lru_cache(maxsize=256)  # a station asks the same few questions for ever
 def reading(unit: int, function: int, address: int, count: int) -> Question:
     """The question for `count` registers; `function` is READ_HOLDING or READ_INPUT."""
     table = "holding" if function == READ_HOLDING else "input"
