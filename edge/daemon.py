@@ -144,7 +144,7 @@ class Daemon:
             log("journal_quarantined", path=str(opened.quarantined), damage=opened.damage)
         self._station, commands = start(
             self._config.site,
-            opened.epoch,
+            opened.life,
             await self._journal.next_seq(),
             await self._journal.open_claims(),
             now,

@@ -64,6 +64,7 @@ class Opened(Struct, frozen=True):
     """What `open` found: where a damaged journal was set aside, if it was, and what was wrong with it."""
 
     epoch: str  # 128 random bits in hex, made with the file
+    life: str  # as many, drawn at this opening: what new claims are named by
     quarantined: Path | None
     damage: str
 
@@ -123,11 +124,11 @@ class Journal:
         if not self._file.done():
             raise JournalError(f"the journal {self._path} is not open")
         file = self._file.result()
-        return Opened(file.epoch, file.quarantined, file.damage)
+        return Opened(file.epoch, file.life, file.quarantined, file.damage)
 
     @property
     def epoch(self) -> str:
-        """The random name of this file's life; with station and `seq` it makes a claim unique for ever."""
+        """The random name of this file, the same for as long as it exists."""
         return self.opened.epoch
 
     async def record(self, claim: Claim) -> None:

@@ -127,6 +127,10 @@ class JournalFile:
 
     A damaged file is set aside (`quarantined`, with SQLite's finding in `damage`); a new one with a new
     `epoch` takes its place.
+
+    `life` are 128 random bits in hex, drawn each time the file is opened. They make the ids of new claims
+    unique: the file itself cannot, as an old copy of it (an image put back) counts the same `seq` again,
+    knows nothing of the claims the backend has had since, and cannot notice.
     """
 
     def __init__(self, path: Path, *, station: str, unix_ms: int) -> None:
@@ -150,6 +154,7 @@ class JournalFile:
                 self._connection = _connect(path)
             opened.callback(self._connection.close)
             self.epoch = self._claim_for(station)
+            (self.life,) = self._connection.execute("SELECT lower(hex(randomblob(16)))").fetchone()
             self._boot_id = BOOT_ID.read_text(encoding="ascii").strip()
             self._reserve.fill()
             self._opened = opened.pop_all()

@@ -60,7 +60,7 @@ class Cost(Struct, frozen=True):
 class Claim(Struct, frozen=True):
     """What one session costs and why. `id` is the idempotency key, the same on every try for ever."""
 
-    id: str  # "{station}-{epoch}-{seq}"
+    id: str  # "{station}-{epoch}-{seq}", see `payments.claim.claim_id`
     seq: int
     state: ClaimState
     connector: int

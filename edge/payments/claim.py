@@ -7,7 +7,11 @@ from edge.records import Claim, ClaimState, StopReason
 
 
 def claim_id(station: str, epoch: str, seq: int) -> str:
-    """The idempotency key: unique for ever, even after the journal was replaced (a new epoch)."""
+    """The idempotency key: unique for ever. `epoch` is drawn at each start of the daemon.
+
+    Not with the journal: one that was put back from an old copy counts its `seq` from there again, and the
+    backend would refuse a new claim under the id of one it has booked.
+    """
     return f"{station}-{epoch[:12]}-{seq}"
 
 

@@ -626,6 +626,19 @@ def test_a_damaged_journal_is_set_aside_and_a_new_epoch_begins(
     asyncio.run(run())
 
 
+def test_new_claims_are_named_by_another_life_at_every_opening(tmp_path: Path) -> None:
+    path = tmp_path / "journal.db"
+
+    async def run() -> list[str]:
+        lives = []
+        for _ in range(3):
+            async with journal_at(path) as journal:
+                lives.append(journal.opened.life)
+        return lives
+
+    assert len(set(asyncio.run(run()))) == 3
+
+
 def test_two_damaged_journals_of_the_same_second_are_both_kept(tmp_path: Path) -> None:
     path = tmp_path / "journal.db"
     for junk in (b"first " * 1000, b"second " * 1000):
