@@ -21,6 +21,16 @@ def test_after_a_reboot_or_without_a_file_nobody_knows(tmp_path: Path) -> None:
     assert Heartbeat(tmp_path).absent_ms(6_000) is None
 
 
+def test_it_beats_on_over_older_lines_and_where_the_file_was_removed(tmp_path: Path) -> None:
+    heartbeat = Heartbeat(tmp_path)
+    heartbeat.beat(123_456_789_000)
+    Heartbeat(tmp_path).beat(7)
+    assert Heartbeat(tmp_path).absent_ms(10) == 3
+    (tmp_path / "alive").unlink()
+    heartbeat.beat(8)
+    assert Heartbeat(tmp_path).absent_ms(10) == 2
+
+
 def test_a_directory_that_cannot_be_written_ends_nothing(tmp_path: Path) -> None:
     heartbeat = Heartbeat(tmp_path / "not there")
     heartbeat.beat(1)
