@@ -72,8 +72,8 @@ class Sdm630:
     def accumulate(self, duration_ms: int) -> None:
         """Let the present current flow for a while."""
         if any(self.current_ma):
-            for phase, power_uw in enumerate(self._power_uw()):
-                self.flow_nj[phase] += power_uw * duration_ms
+            for phase in range(3):
+                self.flow_nj[phase] += self.voltage_mv[phase] * self.current_ma[phase] * duration_ms
 
     def jump_wh(self, wh: int) -> None:
         """Let the register leap, or go backwards; it stops at zero."""

@@ -19,6 +19,11 @@ from hal_mocks.agenda import Agenda
 T = TypeVar("T")
 
 
+LOOK_EVERY = 20
+"""Turns of a loop that has work, after which it asks the kernel about descriptors nevertheless; before time
+moves it always asks."""
+
+
 class _JumpingSelector(selectors.DefaultSelector):
     """Instead of sleeping until the next timer, lets the world go on until then."""
 
@@ -27,8 +32,13 @@ class _JumpingSelector(selectors.DefaultSelector):
         super().__init__()
         self.agenda = agenda
         self._given = given
+        self._turns = 0  # since descriptors were looked at
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        if timeout == 0 and self._turns < LOOK_EVERY:
+            self._turns += 1
+            return []
+        self._turns = 0
         ready = super().select(0)
         if ready or timeout == 0:
             return ready
