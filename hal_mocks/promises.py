@@ -6,6 +6,9 @@
 Each promise is judged from outside: the copper, the boards, the disk, the broker, the backend's books. What
 the controller believes of itself proves nothing. A promise is excused only while what breaks it is not its
 doing (a board that does not obey, a line that carries nothing), and for `GRACE_MS` afterwards.
+
+Not judged, as the product has none yet: a bound on what may be unpaid or unsent at a time. The claims that
+wait for the backend may become any number.
 """
 
 import json
@@ -29,7 +32,7 @@ REACTION_MS = 7_500
 """Stated reaction to an overload: a poll of at most 1.5 s and a tick, a write on the bus, and the 5 s a car
 may take to follow (IEC 61851-1 Annex A)."""
 
-GRACE_MS = 30_000
+GRACE_MS = 15_000
 """After trouble that is not the controller's: its back-off (5 s), ages (5 s), a round of reads and writes."""
 
 FALLBACK_AFTER_MS = 5_000 + REACTION_MS
@@ -38,11 +41,21 @@ FALLBACK_AFTER_MS = 5_000 + REACTION_MS
 RISES_EVERY_MS = 4_000
 """A car may be asked for more every 5 s (it has that long to follow); less what a write may be delayed."""
 
-UNCLAIMED_MS = 20_000
-"""How long a contactor may stay closed after its claim: forced open after 6 s, and time for reading."""
+UNCLAIMED_MS = 9_000
+"""How long a contactor may stay closed once its claim was ended: a write, and it is forced open after 6 s."""
 
-FORCED_OPEN_MS = 15_000
+FORCED_OPEN_MS = 8_000
 """Without a daemon: systemd notices at once, `safe-off` tells 0 A, the board opens after 6 s."""
+
+OWN_MAKING_MA, OWN_MAKING_MS = 2_500, 300
+"""A circuit is never further above its limit for longer while nobody but us changes what flows. What is not
+ours is known to about an ampere: meters are polled once a second, and a car moves by 2 A in that time."""
+
+HOUSE_CALM_MS = 15_000
+"""After a change in the house: seen, answered and followed, and the meters were matched once more."""
+
+UNMETERED_MS = 5_000 + 1_500
+"""A reading is stale after 5 s; it was asked for up to a poll before its meter fell silent."""
 
 WH_PER_CLAIM = 2.5
 """Registers are read in whole Wh at both ends, from a float32 of kWh."""
@@ -77,13 +90,27 @@ class _Outlet:
     changed_ms: int = -(10**9)
     charged: bool = False  # when its offer was last changed
     unclaimed_since_ms: int | None = None
+    ill_ms: int = -(10**9)  # trouble with its board or its car
     spoiled: bool = False  # its meter's register lied, so no bill can be held against it
 
 
 @dataclass
 class _Seen:
+    """What was last found on the disk."""
+
     changes: int = -1
-    claimed: frozenset[int] = field(default_factory=frozenset)
+    claims: dict[str, str] = field(default_factory=dict)  # state by id
+    claimed: frozenset[int] = field(default_factory=frozenset)  # connectors that may have power
+
+
+@dataclass(frozen=True)
+class _Limit:
+    """A limit that was signalled: from when it is judged, until when, in which life of the daemon."""
+
+    from_ms: int
+    until_ms: int
+    ma: int
+    life: int
 
 
 class Promises:
@@ -96,12 +123,15 @@ class Promises:
         self._broken: Broken | None = None
         self._excused_ms = -(10**9)  # any trouble that is not the controller's
         self._obeying_ms = -(10**9)  # trouble with boards, their line, the cars or the daemon's life
+        self._reach_ms = -(10**9)  # trouble with the boards' line or the daemon's life
+        self._house_ma: tuple[int, ...] = (0, 0, 0)
+        self._house_ms = -(10**9)  # when that changed
+        self._limits: dict[int | None, _Limit] = {}  # by connector; None: all of them together
         self._site_silent_ms: int | None = None
         self._silent_ms: dict[str, int] = {}
         self._dead_ms: int | None = None
         self._lives = station.lives
         self.trace: list[str] = []
-        self._start_nj = {n: self._meter(n).register_nj - 0 for n in self._outlets}
         self._flow_nj = {n: sum(self._meter(n).flow_nj) for n in self._outlets}
         self.restored = (
             False  # the disk was put back to an old copy: money may be missing, none may be doubled
@@ -118,6 +148,7 @@ class Promises:
         """Judge the present."""
         now_ms = self._station.agenda.now_ms
         self._note_trouble(now_ms)
+        self._claimed()
         for number, outlet in self._outlets.items():
             self._judge_outlet(number, outlet, now_ms)
         self._judge_load(now_ms)
@@ -131,27 +162,25 @@ class Promises:
     def _note_trouble(self, now_ms: int) -> None:
         station = self._station
         line = station.lines["evse"]
-        boards = station.world.evses.values()
         if station.alive:
             self._dead_ms = None
         elif self._dead_ms is None:
             self._dead_ms = now_ms
-        hands = (
-            not station.alive
-            or not line.plugged
-            or line.noise is not None
-            or bool(line.delay_ms)
-            or line.split
-            or any(map(_is_ill, boards))
-            or any(not car.obeys for car in station.world.vehicles.values())
-            or self._lives != station.lives
-        )
-        if self._lives != station.lives:
-            self._lives = station.lives
+        reach = not station.alive or not line.plugged or line.noise is not None
+        reach = reach or line.faults != _WELL or self._lives != station.lives
+        self._lives = station.lives
+        if reach:
+            self._reach_ms = now_ms
+        hands = reach
+        for number, outlet in self._outlets.items():
+            car = station.world.vehicles.get(number)
+            if _is_ill(station.world.evses[number]) or (car is not None and not car.obeys):
+                outlet.ill_ms = now_ms
+                hands = True
         if hands:
             self._obeying_ms = now_ms
         meters = station.lines["meters"]
-        meters_ill = not meters.plugged or meters.noise is not None or bool(meters.delay_ms) or meters.split
+        meters_ill = not meters.plugged or meters.noise is not None or meters.faults != _WELL
         for name, meter in station.world.meters.items():
             mute = meter.faults.silent or not meter.powered or not meters.plugged
             if not mute:
@@ -159,19 +188,25 @@ class Promises:
             else:
                 self._silent_ms.setdefault(name, now_ms)
             meters_ill = meters_ill or meter.faults != _WELL or not meter.powered
-        if hands or meters_ill or self._is_house_alone_over():
+        world = station.world
+        house_ma = _less(world.circuit_current_ma("site"), self._taken_ma())
+        if house_ma != self._house_ma:
+            self._house_ma, self._house_ms = house_ma, now_ms
+        limit_ma = world.circuits["site"].limit_ma
+        house_alone_over = any(ma > most for ma, most in zip(house_ma, limit_ma, strict=True))
+        if hands or meters_ill or house_alone_over:
             self._excused_ms = now_ms
 
-    def _is_house_alone_over(self) -> bool:
+    def _taken_ma(self) -> tuple[int, ...]:
+        """What cars take together, on each phase of the supply."""
         world = self._station.world
         flows = [world.connector_current_ma(number) for number in world.connectors]
-        total, limit = world.circuit_current_ma("site"), world.circuits["site"].limit_ma
-        return any(total[p] - sum(flow[p] for flow in flows) > limit[p] for p in range(3))
+        return tuple(map(sum, zip(*flows, strict=True)))
 
     def _judge_outlet(self, number: int, outlet: _Outlet, now_ms: int) -> None:
         board = self._station.world.evses[number]
         told_ma, closed = board.set_current_ma, board.relay_closed
-        calm = now_ms - self._obeying_ms > GRACE_MS
+        calm = now_ms - max(self._reach_ms, outlet.ill_ms) > GRACE_MS
         if told_ma != outlet.told_ma:
             self.trace.append(f"{now_ms} connector {number} told {told_ma}")
             if told_ma > 0 and outlet.told_ma == 0 and number not in self._claimed():
@@ -185,7 +220,9 @@ class Promises:
                     "offers do not flap",
                     f"{number}: {told_ma} mA {now_ms - outlet.changed_ms} ms after {outlet.told_ma} mA",
                 )
-            if told_ma > 32_000:
+            car = self._station.world.vehicles.get(number)
+            # A register that has less than whole amps rounds the cable's rating down to them.
+            if told_ma > min(32_000, car.cable_ma if car is not None else 32_000):
                 self._break("no more than the connector can carry", f"connector {number}: {told_ma} mA")
             outlet.told_ma, outlet.changed_ms, outlet.charged = told_ma, now_ms, closed
         if closed != outlet.closed:
@@ -212,25 +249,33 @@ class Promises:
 
     def _could_be_told(self, board: SimpleEvse) -> bool:
         line = self._station.lines["evse"]
-        return line.plugged and line.noise is None and not line.delay_ms and not _is_ill(board)
+        return line.plugged and line.noise is None and line.faults == _WELL and not _is_ill(board)
 
     def _judge_load(self, now_ms: int) -> None:
         world = self._station.world
         over_ms = world.overloads["site"].running_ms
-        if over_ms > REACTION_MS and now_ms - self._excused_ms > REACTION_MS + GRACE_MS:
-            amps = world.circuit_current_ma("site")
-            self._break("no circuit above its limit because of us", f"{amps} mA for {over_ms} ms")
-        silent_ms = self._silent_ms.get("site")
-        if silent_ms is None or now_ms - self._obeying_ms < GRACE_MS:
+        if over_ms and now_ms - self._excused_ms > over_ms + GRACE_MS:
+            flows_ma = world.circuit_current_ma("site")
+            over_ma = max(_less(flows_ma, world.circuits["site"].limit_ma))
+            house_rose = now_ms - over_ms - self._house_ms < HOUSE_CALM_MS
+            far = over_ma > OWN_MAKING_MA and not house_rose
+            if over_ms > (OWN_MAKING_MS if far else REACTION_MS):
+                self._break("no circuit above its limit because of us", f"{flows_ma} mA for {over_ms} ms")
+        if now_ms - self._obeying_ms < GRACE_MS:
             return
-        if now_ms - silent_ms > FALLBACK_AFTER_MS:
-            flows = [world.connector_current_ma(number) for number in world.connectors]
-            most_ma = max(sum(flow[p] for flow in flows) for p in range(3))
+        silent_ms = self._silent_ms.get("site")
+        if silent_ms is not None and now_ms - silent_ms > FALLBACK_AFTER_MS:
+            most_ma = max(self._taken_ma())
             if most_ma > world.circuits["site"].limit_ma[0] // 2 + 100:
                 self._break(
                     "a stale meter is not trusted",
                     f"cars take {most_ma} mA {now_ms - silent_ms} ms after the supply's meter fell silent",
                 )
+        for number, limit in self._limits.items():
+            if limit.from_ms < now_ms < limit.until_ms and limit.life == self._lives:
+                flow = self._taken_ma() if number is None else world.connector_current_ma(number)
+                if max(flow) > limit.ma:
+                    self._break("a signalled limit holds", f"{flow} mA flow, {limit.ma} mA were allowed")
 
     # -- what is said --------------------------------------------------------------------------------
 
@@ -259,12 +304,38 @@ class Promises:
     # -- the disk ------------------------------------------------------------------------------------
 
     def _claimed(self) -> frozenset[int]:
-        """Connectors with an open claim on the disk; read anew when the disk has served something."""
+        """Connectors with an open claim on the disk that nobody has stopped; read anew when it may differ."""
         journal = self._station.journal
         if journal is not None and self._seen.changes != self._station.journal_changes:
-            rows = _query(journal, "SELECT json_extract(body, '$.connector') FROM claim WHERE state = 'open'")
-            self._seen = _Seen(self._station.journal_changes, frozenset(int(row[0]) for row in rows))
+            rows = _query(journal, _CLAIMS)
+            claims = {row[0]: row[1] for row in rows}
+            for row in rows:
+                if row[0] not in self._seen.claims:
+                    self._judge_opening(row[0], int(row[2]))
+            if not self.restored:
+                self._judge_disk(claims)
+            claimed = frozenset(int(row[2]) for row in rows if row[1] == "open" and row[3] is None)
+            self._seen = _Seen(self._station.journal_changes, claims, claimed)
         return self._seen.claimed
+
+    def _judge_opening(self, claim_id: str, number: int) -> None:
+        silent_ms = self._silent_ms.get(f"connector-{number}")
+        now_ms = self._station.agenda.now_ms
+        # A slow disk serves one call after the other.
+        latest_ms = UNMETERED_MS + 4 * self._station.disk_slow_ms
+        if silent_ms is not None and now_ms - silent_ms > latest_ms:
+            self._break(
+                "no session without its meter",
+                f"{claim_id} begins, the meter of connector {number} is silent for {now_ms - silent_ms} ms",
+            )
+
+    def _judge_disk(self, claims: dict[str, str]) -> None:
+        for claim_id, state in self._seen.claims.items():
+            if claim_id not in claims:
+                self._break("what is on record stays", f"{claim_id} was {state} and is gone")
+            elif _RANKS[claims[claim_id]] < _RANKS[state]:
+                text = f"{claim_id} was {state} and is {claims[claim_id]} again"
+                self._break("what is on record stays", text)
 
     # -- the end -------------------------------------------------------------------------------------
 
@@ -279,6 +350,15 @@ class Promises:
                 self.restored = True
             case steps.BackendFault(fault="forgetful"):
                 self.forgetful = True
+            case steps.Limit(connector=number, lift=True):
+                self._limits.pop(number, None)
+            case steps.Limit(circuit=circuit, connector=number, ma=ma, for_ms=for_ms) if ma is not None and (
+                circuit == "main" or number is not None
+            ):
+                now_ms = self._station.agenda.now_ms
+                until_ms = now_ms + (for_ms or 0)
+                life = self._station.lives if self._station.alive else -1  # nobody hears it
+                self._limits[number] = _Limit(now_ms + REACTION_MS, until_ms, ma, life)
             case steps.EvseFault(connector=number, fault="welded"):
                 self._spoil(f"connector-{number}")  # what flows through a weld is nobody's session
             case _:
@@ -288,6 +368,23 @@ class Promises:
         """The register of this connector's meter lies from now on: its bills cannot be held against it."""
         if meter is not None and meter.startswith("connector-"):
             self._outlets[int(meter.removeprefix("connector-"))].spoiled = True
+
+    def serves(self, number: int) -> bool:
+        """Whether the car at this connector is charging under a claim."""
+        return number in self._claimed() and max(self._station.world.connector_current_ma(number)) > 0
+
+    def last_contract(self, number: int) -> str | None:
+        """Who charged here last."""
+        journal = self._station.journal
+        rows = [] if journal is None else _query(journal, "SELECT body FROM claim ORDER BY seq DESC")
+        bodies = [json.loads(row[0]) for row in rows]
+        return next((str(body["contract"]) for body in bodies if body["connector"] == number), None)
+
+    def must(self, promise: str, *, hold: bool, text: str) -> None:
+        """Raise `PromiseBroken` unless it holds."""
+        if not hold:
+            self._break(promise, text)
+            self.look()
 
     def unsettled(self) -> list[str]:
         """Claims that are not over yet."""
@@ -318,8 +415,13 @@ class Promises:
         tally = self._station.books.tally
         for claim in bodies:
             known = tally.get(claim["id"])
-            if claim["state"] == "settled" and (known is None or not (known.booked or known.rejected)):
+            answered = known is not None and known.acked and (known.booked or known.rejected)
+            if claim["state"] in ("settled", "rejected") and not answered:
                 self._break("settled means that the backend answered", claim["id"])
+        ids = {claim["id"] for claim in bodies}
+        for claim_id in tally:
+            if claim_id not in ids and not self.restored:
+                self._break("nothing is billed that is not on record", claim_id)
         for number, outlet in self._outlets.items():
             if outlet.spoiled or self.restored:
                 continue
@@ -341,6 +443,11 @@ class Promises:
 
 _WELL = Faults()
 
+_CLAIMS = "SELECT id, state, json_extract(body, '$.connector'), json_extract(body, '$.reason') FROM claim"
+
+_RANKS = {"open": 0, "closed": 1, "voided": 1, "settled": 2, "rejected": 2}
+"""A claim only goes forward."""
+
 _REGISTER_LIES = ("backwards", "jumps", "restarted", "swapped-with", "frozen")
 """A frozen meter answers with an old register, and nothing in its answer shows it."""
 
@@ -355,6 +462,10 @@ def _is_ill(board: SimpleEvse) -> bool:
         or board.no_feedback
         or not board.powered
     )
+
+
+def _less(total: tuple[int, ...], part: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(all_ma - ma for all_ma, ma in zip(total, part, strict=True))
 
 
 def _query(journal: Path, query: str) -> list[tuple[Any, ...]]:

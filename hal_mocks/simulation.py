@@ -21,6 +21,7 @@ from hal_mocks import steps
 from hal_mocks.deeds import do, heal
 from hal_mocks.forgetful_disk import seed_sqlite
 from hal_mocks.in_process_station import SimulatedStation
+from hal_mocks.last_drivers import serve_once_more
 from hal_mocks.plans import STORY_MS, Plan
 from hal_mocks.promises import Broken, PromiseBroken, Promises
 from hal_mocks.rig_site import STATION as STATION_NAME
@@ -38,6 +39,9 @@ SETTLED_WITHIN_MS = 20 * 60_000
 slower (the final register is waited for 15 min, too, but only of a meter that is silent)."""
 
 LOOK_EVERY_MS = 5_000
+
+NEVER = 1 << 60
+"""More writes than a disk will see."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +103,7 @@ def _play(plan: Plan, station: SimulatedStation, promises: Promises) -> Broken |
 def end_well(station: SimulatedStation, promises: Promises) -> None:
     """Heal everything, let everybody leave, and judge the money when it had its time."""
     heal(station)
+    station.kill_in_write(NEVER)  # one that was to come is a fault, too
     station.pass_to(station.agenda.now_ms + CALM_MS)
     for number in list(station.world.vehicles):
         station.world.unplug(number)
@@ -106,6 +111,7 @@ def end_well(station: SimulatedStation, promises: Promises) -> None:
         station.ask_later({"ask": "clear_fault", "connector": number})
     ends_ms = station.agenda.now_ms + SETTLED_WITHIN_MS
     station.pass_to(station.agenda.now_ms + LOOK_EVERY_MS)
+    serve_once_more(station, promises)
     while promises.unsettled() and station.agenda.now_ms < ends_ms:
         station.pass_to(station.agenda.now_ms + LOOK_EVERY_MS)
     promises.sessions_are_over()
