@@ -28,7 +28,7 @@ from msgspec.structs import replace
 
 from edge import daemon, wiring
 from edge.config import Config
-from edge.errors import EdgeError, JournalError, PeerError
+from edge.errors import ConfigError, EdgeError, JournalError, PeerError
 from edge.events import CardSeen, CardUnreadable, DeviceFound, DeviceLost
 from edge.logs import LineFormatter
 from edge.outside import Outside
@@ -37,6 +37,7 @@ from edge.records import ClockQuality
 from edge.rfid import pcsc
 from edge.rfid.apdu import credential, parse_atr
 from hal_mocks import pad as pads
+from hal_mocks import toml_text
 from hal_mocks.agenda import Agenda
 from hal_mocks.books import Books
 from hal_mocks.forgetful_disk import Disk
@@ -46,6 +47,7 @@ from hal_mocks.memory_serial import SCHEME, MemoryLine, close_lines, open_lines
 from hal_mocks.modbus_rtu import Device
 from hal_mocks.pad import Pad
 from hal_mocks.rig_site import Wiring, config_text, world
+from hal_mocks.stage import Site, circuits_of, world_of
 from hal_mocks.virtual_time import VirtualTimeLoop
 from hal_mocks.world import World
 
@@ -67,6 +69,10 @@ _CARD = parse_atr(bytes.fromhex("3B8F8001804F0CA000000306030001000000006A"))
 
 class LifeEnded(BaseException):
     """Leaves the loop of a daemon that was killed; nobody may catch it on the way."""
+
+
+class CannotLive(ValueError):  # as `Crashed`: it says what is so
+    """The daemon refuses the configuration of this world."""
 
 
 class _Finished(BaseException):
@@ -186,6 +192,7 @@ class _Life:
         self.config = config
         self.stop: asyncio.Event | None = None
         self.task: asyncio.Task[None] | None = None
+        self.asking: set[asyncio.Task[None]] = set()
 
 
 class SimulatedStation:
@@ -199,12 +206,16 @@ class SimulatedStation:
         connectors: int = 2,
         limit_a: int = 32,
         poll_ms: int = 250,
-        lay_config: Callable[[str], str] = str,
+        config: str = "",
     ) -> None:
-        """`lay_config` may change the text of the configuration."""
+        """`config` is TOML laid over the configuration of the rig. Raises `CannotLive` if it cannot be."""
         self.agenda = Agenda()
         self.dice = random.Random(seed)
-        self.world: World = world(connectors, limit_a * 1000)
+        base = world(connectors, limit_a * 1000)
+        around = Wiring(str(folder), "/dev/meters", "/dev/evse", "broker", 1883, "Virtual PCD")
+        text = toml_text.merged(config_text(base, around, poll_ms=poll_ms), config)
+        self.circuits = circuits_of(toml_text.loads(text))  # id in the configuration -> id in the world
+        self.world: World = world_of(base, toml_text.loads(text)) if config else base
         self.clock = SimulatedClock(self.agenda)
         boards: list[Device] = list(self.world.evses.values())
         meters: list[Device] = list(self.world.meters.values())
@@ -212,6 +223,7 @@ class SimulatedStation:
             "meters": MemoryLine(self.agenda, self.catch_up, self._looked, meters),
             "evse": MemoryLine(self.agenda, self.catch_up, self._looked, boards),
         }
+        self.site = Site(self.world, self.lines, self.circuits)
         self.broker = MemoryBroker(self.agenda, random.Random(self.dice.random()))
         self.books = Books()
         self.backend = MemoryBackend(self.agenda, self.broker, self.books)
@@ -219,6 +231,7 @@ class SimulatedStation:
         self.disk_slow_ms = COMMIT_MS
         self.deaths: list[tuple[int, str]] = []  # when the daemon died, and of what
         self.lives = 0
+        self.started_ms = 0  # when the present life began
         self.journal_changes = 0  # calls the disk of the journal has served
         self.hear_line: Callable[[str], None] = lambda _line: None  # every log line of the daemon
         self.look: Callable[[], None] = lambda: None  # called after whatever may have changed the site
@@ -232,13 +245,11 @@ class SimulatedStation:
         self._restores = False  # the next life finds the copy
         self._disk_full = self._disk_failing = False
         folder.mkdir(parents=True, exist_ok=True)
-        text = config_text(
-            self.world,
-            Wiring(str(folder), "/dev/meters", "/dev/evse", "broker", 1883, "Virtual PCD"),
-            poll_ms=poll_ms,
-        )
-        (folder / "edge.toml").write_text(lay_config(text))
-        self._config = _on_virtual_lines(wiring.load_config(folder / "edge.toml"))
+        (folder / "edge.toml").write_text(text)
+        try:
+            self._config = _on_virtual_lines(wiring.load_config(folder / "edge.toml"))
+        except ConfigError as error:
+            raise CannotLive("\n".join(error.problems)) from error
 
     def _looked(self) -> None:
         self.look()
@@ -325,6 +336,7 @@ class SimulatedStation:
         self._stopped = False
         if self._life is None and self._powered:
             self.lives += 1
+            self.started_ms = self.agenda.now_ms
             folder = self._folder / f"life-{self.lives}"
             if self._restores and self._copy is not None and self._kept is not None:
                 shutil.rmtree(self._kept)
@@ -475,6 +487,11 @@ class SimulatedStation:
         return str(self._folder)
 
     @property
+    def socket(self) -> Path:
+        """The daemon's local API."""
+        return self._folder / "run" / "edge.sock"
+
+    @property
     def journal(self) -> Path | None:
         """Where the journal of the living daemon is."""
         return None if self._life is None else self._life.config.paths.journal
@@ -485,11 +502,14 @@ class SimulatedStation:
         """Hold a card to the reader."""
         self.pad.hold(uid, for_ms=for_ms)
 
-    def ask(self, request: dict[str, object]) -> None:
-        """Ask the daemon on its local socket, if it runs; what it says comes to `answers`."""
-        if self._life is not None:
-            socket = self._life.config.paths.runtime / "edge.sock"
-            self._life.loop.create_task(self._ask(socket, request))
+    def ask(self, request: dict[str, object]) -> bool:
+        """Ask the daemon on its local socket; what it says comes to `answers`. False if none runs."""
+        if self._life is None:
+            return False
+        task = self._life.loop.create_task(self._ask(self.socket, request))
+        self._life.asking.add(task)  # a loop keeps no task alive by itself
+        task.add_done_callback(self._life.asking.discard)
+        return True
 
     def ask_later(self, request: dict[str, object]) -> None:
         """Ask as soon as the world goes on."""

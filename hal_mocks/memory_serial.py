@@ -44,8 +44,6 @@ class MemoryLine:
         """`advance` brings the devices to the present before they hear something; `answered` comes after."""
         self.line = Line(devices)
         self.noise: Noise | None = None
-        self.delay_ms = 0  # on top of what the bytes take, each way
-        self.split = False  # an answer comes in two pieces, a pause between them
         self.plugged = True
         self._agenda = agenda
         self._advance = advance
@@ -99,7 +97,7 @@ class MemoryLine:
     def hear(self, data: bytes) -> None:
         """Carry bytes from the port to the devices."""
         heard = self.noise.through(data) if self.noise else data
-        arrives_us = self._agenda.now_us + len(data) * self._byte_us + self.delay_ms * 1000
+        arrives_us = self._agenda.now_us + len(data) * self._byte_us
         self._at(arrives_us, lambda: self._answer(heard))
 
     def _answer(self, data: bytes) -> None:
@@ -111,12 +109,9 @@ class MemoryLine:
 
     def _send(self, data: bytes, at_us: int) -> None:
         said = self.noise.through(data) if self.noise else data
-        start_us = max(at_us + self.delay_ms * 1000, self._out_free_us)
+        start_us = max(at_us, self._out_free_us)
         self._out_free_us = start_us + len(said) * self._byte_us
-        half = len(said) // 2 if self.split else 0
-        if half:
-            self._at(start_us + half * self._byte_us, lambda: self._deliver(said[:half]))
-        self._at(self._out_free_us, lambda: self._deliver(said[half:]))
+        self._at(self._out_free_us, lambda: self._deliver(said))
 
     def _deliver(self, data: bytes) -> None:
         if self._port is not None and data:

@@ -8,7 +8,6 @@ Exit code: 0 when everything held, 1 when something did not, 2 when a scenario c
 
 import argparse
 import asyncio
-import importlib
 import sys
 import tempfile
 import time
@@ -114,6 +113,7 @@ async def play(scenario: Scenario, stage: Stage, watch: Watch = lambda _done: No
         if done.failure is not None:
             break
     recorder.see(await stage.look())
+    recorder.end()
     outcome.took_s = time.perf_counter() - began_s
     return outcome
 
@@ -138,6 +138,12 @@ class _Recorder:
         samples.append(sample)
         if len(samples) > MOST_SAMPLES:
             del samples[1:-1:2]
+
+    def end(self) -> None:
+        """Keep the last thing seen, so that the picture goes on to the end."""
+        samples = self._outcome.samples
+        if self._last is not None and self._last is not samples[-1]:
+            samples.append(self._last)
 
 
 def _sample(view: View) -> Sample:
@@ -282,9 +288,8 @@ def _chosen(words: Iterable[str]) -> list[Scenario]:
 
 
 def _play_virtual(scenario: Scenario, speed: str) -> Outcome:
-    # By name, because only what runs the daemon in process may import it, see pyproject.toml.
-    run_virtual: Callable[[Scenario, float | None, Watch], Outcome]
-    run_virtual = importlib.import_module("hal_mocks.in_process_stage").run_virtual
+    from hal_mocks.stage_virtual import run_virtual
+
     return run_virtual(scenario, None if speed == "max" else float(speed), _tell)
 
 

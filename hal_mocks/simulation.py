@@ -72,7 +72,7 @@ def simulated(
     seed: int, *, connectors: int, limit_a: int = 32
 ) -> Iterator[tuple[SimulatedStation, Promises]]:
     """A station in a folder of its own with its judge; nothing is left of them afterwards."""
-    with _quiet(), _folder() as folder:
+    with quiet(), memory_folder() as folder:
         seed_sqlite(random.Random(seed))
         station = SimulatedStation(folder, seed=seed, connectors=connectors, limit_a=limit_a, poll_ms=POLL_MS)
         try:
@@ -185,7 +185,7 @@ def as_plan(scenario: Scenario) -> Plan:
 
 
 @contextmanager
-def _folder() -> Iterator[Path]:
+def memory_folder() -> Iterator[Path]:
     """A new folder, in memory where that can be had."""
     memory = Path("/dev/shm")  # noqa: S108 - a folder of our own is made in it
     folder = Path(tempfile.mkdtemp(prefix=f"{STATION_NAME}-", dir=memory if memory.is_dir() else None))
@@ -196,7 +196,7 @@ def _folder() -> Iterator[Path]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Let the daemon log at level "info" to the simulation alone."""
     root = logging.getLogger()
     level, handlers = root.level, list(root.handlers)
