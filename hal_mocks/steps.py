@@ -10,6 +10,7 @@ written, its docstring is what docs/scenarios.md says of it. `Step` is one of th
 Currents are in mA, times in ms, energies in Wh, powers in mW.
 """
 
+import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 from typing import ClassVar, Literal
@@ -624,25 +625,12 @@ def _is_uid(text: str) -> bool:
 
 
 TOPICS = (
-    *(
-        "card_accepted",
-        "card_refused",
-        "card_timeout",
-        "card_unreadable",
-        "demand_answered",
-        "demand_refused",
-    ),
-    *(
-        "fault_cleared",
-        "fault_raised",
-        "journal_quarantined",
-        "limit_changed",
-        "limit_ended",
-        "limit_refused",
-    ),
-    *("local_api_refused", "phases_refused", "phases_switched", "plugged", "reader_found", "ready"),
+    *("card_accepted", "card_ignored", "card_refused", "card_timeout", "card_unreadable"),
+    *("demand_answered", "demand_refused", "fault_cleared", "fault_raised", "journal_quarantined"),
+    *("limit_changed", "limit_ended", "limit_refused", "local_api_refused", "phases_refused"),
+    *("phases_switched", "plugged", "reader_found", "ready", "ring_not_written", "ring_written"),
     *("session_closed", "session_recovered", "session_resumed", "session_started", "session_stopped"),
-    *("session_voided", "stopped_late", "stopping", "unplugged"),
+    *("session_voided", "stopped_late", "stopping", "unplugged", "uplink"),
 )
 """What the daemon writes into its log; a test compares."""
 
@@ -656,6 +644,9 @@ def names_of(what: Phrase, kind: str) -> Iterator[str | int]:
 
 
 # -- the documentation -------------------------------------------------------------------------------
+
+
+_PAGE_WIDTH = 116
 
 
 def reference() -> str:
@@ -675,5 +666,5 @@ def reference() -> str:
 
 def _entry(phrase: type[Phrase]) -> list[str]:
     notations = [shown(notation) for notation in phrase.NOTATIONS]
-    meaning = " ".join((phrase.__doc__ or "").split())
-    return ["```", *notations, "```", "", meaning, ""]
+    meaning = textwrap.wrap(" ".join((phrase.__doc__ or "").split()), _PAGE_WIDTH, break_on_hyphens=False)
+    return ["```", *notations, "```", "", *meaning, ""]

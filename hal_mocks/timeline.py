@@ -6,7 +6,7 @@ steps that did something; hovering over a mark or a band tells more.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from itertools import pairwise
 
@@ -16,10 +16,12 @@ from hal_mocks.steps import Action, Step
 
 _WIDTH, _LEFT, _RIGHT = 1100, 66, 14
 _TITLE, _PANEL, _BAND, _GAP = 20, 110, 20, 12  # heights
-_ROW, _ROWS = 19, 4  # of the numbers of steps above the panels
+_ROW, _ROWS = 19, 7  # of the marks of steps above the panels, at most
+_LONGEST_MARK = 34  # characters
 
-_PHASES = (("L1", "#8a4b14"), ("L2", "#111"), ("L3", "#6f7d8c"))
-"""Brown, black, grey: the colours of the wires (IEC 60445)."""
+_PHASES = (("L1", "#a65a1e", 6.0), ("L2", "#111", 3.8), ("L3", "#8fb0cc", 2.0))
+"""Brown, black, grey: the colours of the wires (IEC 60445). Each is thinner than the one before, so that all
+three are seen where they carry the same."""
 
 _DASHES = "7 4"
 _LIMIT_COLOUR, _OFFER_COLOUR, _DRAW_COLOUR = "#b3001b", "#0b57d0", "#e58a00"
@@ -52,6 +54,18 @@ class _Mark:
     at_ms: int
     step: Step
     failed: bool
+    row: int | None = None  # of its label; None: there was no room
+
+    @property
+    def label(self) -> str:
+        """Its number and what it is, as far as there is room."""
+        text = f"{self.number} {self.step.what}"
+        return text if len(text) <= _LONGEST_MARK else f"{text[: _LONGEST_MARK - 1]}…"
+
+    @property
+    def width(self) -> float:
+        """What its label takes; 13 px letters are 7 px wide, a little more in some fonts."""
+        return 7.6 * len(self.label) + 10
 
 
 class _Picture:
@@ -67,7 +81,8 @@ class _Picture:
     def svg(self) -> str:
         self._legend()
         marks_top = self._y
-        self._y += _ROW * _ROWS + 8
+        marks, rows = _laid_out(self._outcome.done, self._x)
+        self._y += _ROW * rows + 8
         first = self._samples[0]
         for name in first.flows_ma:
             self._circuit(name)
@@ -76,7 +91,7 @@ class _Picture:
         self._daemon()
         bottom = self._y
         self._axis(bottom)
-        behind = list(self._marks(marks_top, bottom))
+        behind = list(self._marks(marks, marks_top, bottom))
         box = f'viewBox="0 0 {_WIDTH} {self._y + 30:.0f}" font-family="system-ui,sans-serif" font-size="14"'
         body = "".join([*behind, *self._parts])
         return (
@@ -103,15 +118,15 @@ class _Picture:
 
     def _legend(self) -> None:
         x = float(_LEFT)
-        entries = [(name, colour, "") for name, colour in _PHASES]
-        entries += [("limit", _LIMIT_COLOUR, _DASHES), ("offered", _OFFER_COLOUR, "")]
-        for name, colour, dash in entries:
-            self._line(f"M{x:.0f} {self._y + 9:.0f}h26", colour, 3, dash)
+        entries = [(name, colour, width, "") for name, colour, width in _PHASES]
+        entries += [("limit", _LIMIT_COLOUR, 3.0, _DASHES), ("offered", _OFFER_COLOUR, 3.0, "")]
+        for name, colour, width, dash in entries:
+            self._line(f"M{x:.0f} {self._y + 9:.0f}h26", colour, width, dash)
             self._label(x + 32, self._y + 14, name)
             x += 60 + 8 * len(name)
         self._area(f"M{x:.0f} {self._y + 2:.0f}h26v14h-26Z", _DRAW_COLOUR)
         self._label(x + 32, self._y + 14, "drawn")
-        self._label(x + 100, self._y + 14, "numbered: steps of the list below, faults in red", fill="#444")
+        self._label(x + 100, self._y + 14, "marks: steps of the list below, faults in red", fill="#444")
         self._y += 24
 
     # -- panels ----------------------------------------------------------------------------------------
@@ -136,9 +151,9 @@ class _Picture:
         limit_ma = self._outcome.limits_ma[name]
         flows = [sample.flows_ma[name] for sample in self._samples]
         y = self._frame(name, max(*limit_ma, *(max(flow) for flow in flows)))
-        for phase, (_, colour) in enumerate(_PHASES):
+        for phase, (_, colour, width) in enumerate(_PHASES):
             path = self._steps([(s.at_ms, y(s.flows_ma[name][phase])) for s in self._samples])
-            self._line(path, colour, 2.2)
+            self._line(path, colour, width)
         for limit in dict.fromkeys(limit_ma):
             self._line(f"M{_LEFT} {y(limit):.1f}H{_WIDTH - _RIGHT}", _LIMIT_COLOUR, 2.4, _DASHES)
         self._y += _GAP
@@ -155,7 +170,7 @@ class _Picture:
         self._y += _GAP
 
     def _daemon(self) -> None:
-        self._label(_LEFT - 6, self._y + 15, "daemon", text_anchor="end", font_weight="700")
+        self._label(_LEFT - 6, self._y + 15, "daemon", text_anchor="end", font_size="13")
 
         def word(sample: Sample) -> str:
             return "down" if not sample.running else "online" if sample.online else "offline"
@@ -207,28 +222,37 @@ class _Picture:
             self._add(f'<path d="M{x:.1f} {y:.1f}v6" stroke="#111"/>')
             self._label(x, y + 22, clock(at_ms).removesuffix(".0"), text_anchor="middle")
 
-    def _marks(self, top: float, bottom: float) -> Iterator[str]:
-        """Lines behind the panels and their numbers: actions in black, trouble and failures in red."""
-        ends = [0.0] * _ROWS  # where the last number of each row ends
-        for mark in _steps_shown(self._outcome.done):
+    def _marks(self, marks: Sequence[_Mark], top: float, bottom: float) -> Iterator[str]:
+        """Lines behind the panels and their labels: what people did in grey, trouble and failures in red."""
+        for mark in marks:
             x = self._x(mark.at_ms)
             colour = _TROUBLE if mark.failed or _is_trouble(mark.step) else _DEED
-            width = 3.0 if mark.failed else 1.2
-            line = f"M{x:.1f} {top:.1f}V{bottom:.1f}"
+            start = top if mark.row is None else top + mark.row * _ROW
+            line, width = f"M{x:.1f} {start:.1f}V{bottom:.1f}", 3.0 if mark.failed else 1.2
             yield f'<path d="{line}" stroke="{colour}" stroke-width="{width}" opacity=".55"/>'
-            text = str(mark.number)
-            wide = 9.0 * len(text) + 9
-            row = next((row for row, end in enumerate(ends) if x >= end), None)
-            if row is None:
-                continue  # too many at once: the line is there, its number in the list
-            ends[row] = x + wide + 2
-            y = top + row * _ROW
+            if mark.row is None:
+                continue
+            left = min(x, _WIDTH - mark.width)
+            size = f'width="{mark.width:.0f}" height="{_ROW - 2}"'
             self._add(
-                f'<g><rect x="{x:.1f}" y="{y:.1f}" width="{wide:.0f}" height="{_ROW - 2}" rx="3" '
-                f'fill="{colour}"/><title>{clock(mark.at_ms)} {escape(str(mark.step))}</title>'
-                f'<text x="{x + wide / 2:.1f}" y="{y + 13:.1f}" fill="#fff" font-size="13" font-weight="700" '
-                f'text-anchor="middle">{text}</text></g>'
+                f'<g><rect x="{left:.1f}" y="{start:.1f}" {size} rx="3" fill="{colour}"/>'
+                f"<title>{clock(mark.at_ms)} {escape(str(mark.step))}</title>"
+                f'<text x="{left + 5:.1f}" y="{start + 13:.1f}" fill="#fff" font-size="13">'
+                f"{escape(mark.label)}</text></g>"
             )
+
+
+def _laid_out(played: Iterable[Done], x: Callable[[int], float]) -> tuple[list[_Mark], int]:
+    """The marks in rows in which their labels do not overlap, and how many rows that takes."""
+    ends = [0.0] * _ROWS
+    marks = []
+    for mark in _steps_shown(played):
+        left = min(x(mark.at_ms), _WIDTH - mark.width)
+        row = next((row for row, end in enumerate(ends) if left >= end), None)
+        if row is not None:  # else too many at once: the line is there, the rest stands in the list
+            ends[row] = left + mark.width + 3
+        marks.append(replace(mark, row=row))
+    return marks, sum(end > 0 for end in ends)
 
 
 def _steps_shown(played: Iterable[Done]) -> Iterator[_Mark]:
