@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from hal_mocks import scenario as scenarios
-from hal_mocks.grammar import write_time
 from hal_mocks.meter import Phases
 from hal_mocks.scenario import Scenario, ScenarioError
 from hal_mocks.stage import LogLine, Stage, StageError, View
@@ -165,7 +164,7 @@ async def _play_step(step: Step, stage: Stage, recorder: _Recorder) -> Done:
     failure = None
     match step.when.how:
         case "at" if began_ms > step.when.ms:
-            failure = f"this is over: it is {write_time(began_ms)} already"
+            failure = f"this is over: it is {clock(began_ms)} already"
         case "at" | "after":
             wait_ms = step.when.ms - (began_ms if step.when.how == "at" else 0)
             await stage.until(_never(recorder), wait_ms)

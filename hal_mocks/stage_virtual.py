@@ -88,6 +88,10 @@ class VirtualStage:
         try:
             if isinstance(action, steps.Swipe):
                 await self._swipe(action)
+            elif isinstance(action, steps.Power | steps.DaemonFault):
+                # A life ends by an exception, which may not pass through this story.
+                self._station.agenda.after_ms(0, lambda: do(self._station, action))
+                await self._sleep_ms(1)
             else:
                 do(self._station, action)
         except (KeyError, ValueError) as error:
