@@ -175,6 +175,7 @@ class LineFormatter(logging.Formatter):
     """Our fields, or what a library said, in one line."""
 
     def format(self, record: logging.LogRecord) -> str:
+        """Return the line without its end."""
         topic: str = getattr(record, "edge_topic", record.name)
         fields: dict[str, object] = getattr(record, "edge_fields", {"text": record.getMessage()})
         if record.exc_info:

@@ -41,6 +41,12 @@ def _do_around(station: SimulatedStation, action: Action) -> None:
             _broker(station, action)
         case steps.BackendFault():
             _backend(station, action)
+        case _:
+            _do_to_machine(station, action)
+
+
+def _do_to_machine(station: SimulatedStation, action: Action) -> None:
+    match action:
         case steps.Clock(jump_ms=jump_ms, quality=quality):
             station.clock.ahead_ms += jump_ms or 0
             if quality is not None:
