@@ -1,8 +1,8 @@
-"""`./run bench [sharing|core|station|garage]`: tables for the README; sharing and garage have options."""
+"""`./run bench [sharing|core|station|garage|simulation]`: tables for the README; two have options."""
 
 import sys
 
-from tests.benchmarks import core, garage, sharing, station
+from tests.benchmarks import core, garage, sharing, simulation, station
 
 
 def main() -> int:
@@ -12,6 +12,7 @@ def main() -> int:
         "core": core.report,
         "station": station.report,
         "garage": garage.report,
+        "simulation": simulation.report,
     }
     names = sys.argv[1:] or list(suites)
     if names[0] in ("garage", "sharing"):
