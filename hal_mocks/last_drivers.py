@@ -1,7 +1,7 @@
 """After the last fault the station has to serve again: one more driver comes to each connector.
 
-`serve_once_more(station, promises)` plugs a car in, shows a card and looks for current, at one connector after
-the other. What the station says of itself is asked only where it does not serve: a fault that stands has to have a name.
+`serve_once_more(station, promises)` plugs a car in, shows a card and looks for current, connector after
+connector. What the station says of itself is asked only where it does not serve: then it has to name a fault.
 """
 
 from typing import Any

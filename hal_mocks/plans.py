@@ -43,6 +43,9 @@ FIRST_MS, LAST_MS = 5_000, STORY_MS - 20_000
 
 MOST_FAULTS = 6
 
+A_BAD_MOMENT = 0.15
+"""The part of all visits with trouble just when a card is shown; chance alone rarely hits that moment."""
+
 DAY_MS = 86_400_000
 
 SLOWER = 60
@@ -97,7 +100,10 @@ def _visits(dice: random.Random, number: int, last_ms: int, *, slower: int) -> l
     at_ms = dice.randint(FIRST_MS, FIRST_MS + 60_000)
     while at_ms < last_ms - 30_000:
         leaves_ms = min(last_ms, at_ms + slower * dice.randint(25_000, 200_000))
-        visits.append(tuple(_visit(dice, number, at_ms, leaves_ms)))
+        visit = _visit(dice, number, at_ms, leaves_ms)
+        visits.append(tuple(visit))
+        if moment := _moment(dice, visit):
+            visits.append(moment)
         at_ms = leaves_ms + slower * dice.randint(6_000, 60_000)
     return visits
 
@@ -126,6 +132,21 @@ def _visit(dice: random.Random, number: int, at_ms: int, leaves_ms: int) -> list
         wish = Demand(number, dice.choice((500, 5_000, 20_000)), dice.choice((600_000, 7_200_000)))
         steps.append(_at(dice.randint(at_ms + 1, leaves_ms - 1), wish))
     return [*steps, _at(leaves_ms, Unplug(number))]
+
+
+def _moment(dice: random.Random, visit: Sequence[Step]) -> tuple[Step, ...]:
+    """Trouble at the moment of a visit in which most can go wrong; on most visits none."""
+    cards_ms = [step.when.ms for step in visit if isinstance(step.what, Swipe)]
+    if not cards_ms or dice.random() > A_BAD_MOMENT:
+        return ()
+    match dice.randint(1, 3):
+        case 1:  # the claim is long on its way to the disk
+            return _at(cards_ms[0] - 500, Disk("slow", 3_000)), _at(cards_ms[0] + 10_000, Disk("well"))
+        case 2:  # between any two steps of a start
+            cut = dice.choice((Power("cut", for_ms=10_000), DaemonFault("killed", for_ms=2_000)))
+            return (_at(cards_ms[0] + dice.randint(100, 8_000), cut),)
+        case _:  # stopped, and the contactor not yet open or the register not yet read
+            return (_at(cards_ms[-1] + dice.randint(500, 7_000), DaemonFault("killed", for_ms=2_000)),)
 
 
 def _house(dice: random.Random, last_ms: int) -> tuple[Step, ...]:

@@ -44,8 +44,11 @@ RISES_EVERY_MS = 4_000
 UNCLAIMED_MS = 9_000
 """How long a contactor may stay closed once its claim was ended: a write, and it is forced open after 6 s."""
 
-FORCED_OPEN_MS = 8_000
+TOLD_OFF_MS, FORCED_OPEN_MS = 1_000, 8_000
 """Without a daemon: systemd notices at once, `safe-off` tells 0 A, the board opens after 6 s."""
+
+LOOK_EVERY_MS = 500
+"""Something is looked at whenever a wire or the daemon says anything, and this often while all are quiet."""
 
 OWN_MAKING_MA, OWN_MAKING_MS = 2_500, 300
 """A circuit is never further above its limit for longer while nobody but us changes what flows. What is not
@@ -124,6 +127,7 @@ class Promises:
         self._excused_ms = -(10**9)  # any trouble that is not the controller's
         self._obeying_ms = -(10**9)  # trouble with boards, their line, the cars or the daemon's life
         self._reach_ms = -(10**9)  # trouble with the boards' line or the daemon's life
+        self._boards_ms = -(10**9)  # trouble with the boards or their line
         self._house_ma: tuple[int, ...] = (0, 0, 0)
         self._house_ms = -(10**9)  # when that changed
         self._limits: dict[int | None, _Limit] = {}  # by connector; None: all of them together
@@ -141,6 +145,7 @@ class Promises:
         station.look = self.look
         station.hear_line = self._hear_line
         station.broker.observer = self._hear_message
+        self._look_again()
 
     # -- what is looked at all the time --------------------------------------------------------------
 
@@ -155,6 +160,11 @@ class Promises:
         if self._broken is not None:
             raise PromiseBroken(self._broken)
 
+    def _look_again(self) -> None:
+        self._station.agenda.after_ms(LOOK_EVERY_MS, self._look_again)
+        self._station.catch_up()
+        self.look()
+
     def _break(self, promise: str, text: str) -> None:
         if self._broken is None:
             self._broken = Broken(promise, self._station.agenda.now_ms, text)
@@ -166,8 +176,10 @@ class Promises:
             self._dead_ms = None
         elif self._dead_ms is None:
             self._dead_ms = now_ms
-        reach = not station.alive or not line.plugged or line.noise is not None
-        reach = reach or line.faults != _WELL or self._lives != station.lives
+        line_ill = not line.plugged or line.noise is not None or line.faults != _WELL
+        if line_ill or any(map(_is_ill, station.world.evses.values())):
+            self._boards_ms = now_ms
+        reach = line_ill or not station.alive or self._lives != station.lives
         self._lives = station.lives
         if reach:
             self._reach_ms = now_ms
@@ -237,19 +249,12 @@ class Promises:
                 "no power without a claim", f"connector {number} is on, {told_ma} mA, without a claim"
             )
         dead_ms = self._dead_ms
-        if (
-            closed
-            and dead_ms is not None
-            and now_ms - dead_ms > FORCED_OPEN_MS
-            and self._could_be_told(board)
-        ):
-            self._break(
-                "no power without a daemon", f"connector {number} is closed {now_ms - dead_ms} ms later"
-            )
-
-    def _could_be_told(self, board: SimpleEvse) -> bool:
-        line = self._station.lines["evse"]
-        return line.plugged and line.noise is None and line.faults == _WELL and not _is_ill(board)
+        if dead_ms is not None and self._boards_ms < dead_ms:
+            if told_ma and now_ms - dead_ms > TOLD_OFF_MS:
+                self._break("no power without a daemon", f"connector {number} holds {told_ma} mA")
+            if closed and now_ms - dead_ms > FORCED_OPEN_MS:
+                text = f"connector {number} is closed {now_ms - dead_ms} ms later"
+                self._break("no power without a daemon", text)
 
     def _judge_load(self, now_ms: int) -> None:
         world = self._station.world
@@ -413,15 +418,15 @@ class Promises:
     def _judge_bills(self, journal: Path) -> None:
         bodies = [json.loads(row[0]) for row in _query(journal, "SELECT body FROM claim ORDER BY seq")]
         tally = self._station.books.tally
+        ids = {claim["id"] for claim in bodies}
+        for claim_id in tally:
+            if claim_id not in ids and not self.restored:
+                self._break("nothing is billed that is not on record", claim_id)
         for claim in bodies:
             known = tally.get(claim["id"])
             answered = known is not None and known.acked and (known.booked or known.rejected)
             if claim["state"] in ("settled", "rejected") and not answered:
                 self._break("settled means that the backend answered", claim["id"])
-        ids = {claim["id"] for claim in bodies}
-        for claim_id in tally:
-            if claim_id not in ids and not self.restored:
-                self._break("nothing is billed that is not on record", claim_id)
         for number, outlet in self._outlets.items():
             if outlet.spoiled or self.restored:
                 continue
