@@ -16,7 +16,16 @@ from edge.control.background import circuit_read, matched
 from edge.control.demand import answered
 from edge.control.faults import cleared, raised
 from edge.control.headroom import headroom
-from edge.control.lifecycle import RETRY_RECORD_MS, begin, finish, pass_time, record_failed, recorded, stop
+from edge.control.lifecycle import (
+    CHECKPOINT_MS,
+    RETRY_RECORD_MS,
+    begin,
+    finish,
+    pass_time,
+    record_failed,
+    recorded,
+    stop,
+)
 from edge.control.phases import request
 from edge.control.session import OCCUPIED, State, Trigger
 from edge.control.signals import Holding, expired, follow_sun, hear, holding
@@ -31,7 +40,14 @@ from edge.control.state import (
     unix_ms,
 )
 from edge.control.turn import Turn
-from edge.control.watch import judge_ages, judge_look, judge_register, register_trusted, store_look
+from edge.control.watch import (
+    judge_ages,
+    judge_look,
+    judge_register,
+    possible_wh,
+    register_trusted,
+    store_look,
+)
 from edge.events import (
     CardSeen,
     CardUnreadable,
@@ -228,6 +244,7 @@ def _connector_metered(turn: Turn, i: int, event: MeterRead) -> None:
         judge_register(turn, i, last_wh, event.energy_wh, event.asked_ms - last_ms)
     elif session is not None:
         judge_register(turn, i, session.claim.last_wh, event.energy_wh, _age_ms(turn, session.claim))
+        _judge_gap(turn, i, event.energy_wh)
     session = turn.at(i).session
     if session is not None and turn.at(i).state in OCCUPIED and register_trusted(turn, i):
         claim = claims.checkpoint(session.claim, event.energy_wh)
@@ -235,6 +252,21 @@ def _connector_metered(turn: Turn, i: int, event: MeterRead) -> None:
             turn.put(i, replace(turn.at(i), session=replace(session, claim=claim)))
     if turn.at(i).state is State.STOPPING:
         finish(turn, i)
+
+
+def _judge_gap(turn: Turn, i: int, now_wh: int) -> None:
+    """Hold an adopted claim into which energy of others may have come since it was recorded last.
+
+    While a session runs it is recorded every `CHECKPOINT_MS`. If more flowed since, this journal is not the
+    last one (an image was put back, and others have charged meanwhile), or power flowed without a daemon.
+    """
+    session = turn.at(i).session
+    if session is None:
+        return
+    rose_wh = now_wh - session.claim.last_wh
+    if rose_wh > possible_wh(turn.outlet(i), CHECKPOINT_MS + RESUME_WITHIN_MS):
+        text = f"register rose {rose_wh} Wh since the last record: others may have charged meanwhile"
+        turn.put(i, replace(turn.at(i), session=replace(session, claim=claims.flag(session.claim, text))))
 
 
 def session_reason(turn: Turn, i: int) -> StopReason:

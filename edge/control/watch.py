@@ -7,6 +7,7 @@ from msgspec.structs import replace
 
 from edge.control.faults import CATALOGUE, raised
 from edge.control.session import State
+from edge.control.site import Outlet
 from edge.control.state import ASKING, EVSE_STALE_MS, METER_STALE_MS, is_fresh
 from edge.control.turn import Turn
 from edge.control.usage import excess_ma
@@ -79,15 +80,18 @@ def judge_draw(turn: Turn, i: int) -> None:
         turn.put(i, replace(connector, overdraw_since_ms=None))
 
 
-def judge_register(turn: Turn, i: int, last_wh: int, now_wh: int, passed_ms: int) -> None:
-    """A register is believed or it is not; a bill never rests on one that is not."""
-    outlet = turn.outlet(i)
+def possible_wh(outlet: Outlet, passed_ms: int) -> int:
+    """What may flow through a connector in that time at most."""
     watts = outlet.max_ma * len(outlet.lines) * MAX_VOLTAGE_V // 1000
     # 1.1: a meter may differ by its accuracy class, and a car by its overshoot.
-    possible_wh = watts * max(0, passed_ms) * 11 // (3_600_000 * 10) + REGISTER_SLACK_WH
+    return watts * max(0, passed_ms) * 11 // (3_600_000 * 10) + REGISTER_SLACK_WH
+
+
+def judge_register(turn: Turn, i: int, last_wh: int, now_wh: int, passed_ms: int) -> None:
+    """A register is believed or it is not; a bill never rests on one that is not."""
     if now_wh < last_wh:
         name, detail = "meter_backwards", f"register went from {last_wh} Wh back to {now_wh} Wh"
-    elif now_wh - last_wh > possible_wh and passed_ms > 0:
+    elif now_wh - last_wh > possible_wh(turn.outlet(i), passed_ms) and passed_ms > 0:
         name, detail = "meter_jump", f"register rose {now_wh - last_wh} Wh in {passed_ms} ms"
     else:
         return

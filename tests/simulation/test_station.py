@@ -35,6 +35,7 @@ def test_a_power_cut_closes_the_session_with_the_register() -> None:
         assert told.heard("session_recovered")
         (claim,) = told.claims
         assert claim["reason"] == "power_loss"
+        assert not claim["hold"]
         assert claim["energy_wh"] == pytest.approx(told.flowed_wh, abs=2.5)
         told.ends_well()
 
@@ -107,4 +108,19 @@ def test_a_session_that_ran_when_the_copy_was_made_is_not_paid_twice() -> None:
         assert [one.booked for one in told.station.books.tally.values()] == [1, 1]
         assert [claim["state"] for claim in told.claims] == ["rejected"]  # a person finds it in the journal
         assert booked_wh(told) == pytest.approx(told.flowed_wh, abs=5)
+        told.ends_well()
+
+
+def test_a_session_of_the_copy_that_holds_the_energy_of_others_waits_for_a_person() -> None:
+    with story() as told:
+        told.tell("broker stopped")
+        told.tell(
+            "plug 1", "after 4s swipe alice", "after 10s disk remembers", "after 20s unplug 1", "after 15s"
+        )
+        told.tell("plug 1 car 32A", "after 4s swipe bob", "after 10m unplug 1", "after 15s")
+        told.tell("disk restored", "daemon killed", "after 40s")
+        (claim,) = told.claims
+        assert claim["contract"] == "alice"
+        assert claim["hold"]
+        assert "others may have charged" in claim["anomalies"][0]
         told.ends_well()
