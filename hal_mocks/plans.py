@@ -46,6 +46,9 @@ MOST_FAULTS = 6
 A_BAD_MOMENT = 0.15
 """The part of all visits with trouble just when a card is shown; chance alone rarely hits that moment."""
 
+A_BLIND_DAY = 0.15
+"""The part of all days on which nobody sees the supply while it is well used."""
+
 DAY_MS = 86_400_000
 
 SLOWER = 60
@@ -87,7 +90,9 @@ def make_plan(seed: int, *, days: int = 0) -> Plan:
     groups += [_house(dice, last_ms) for _ in range(dice.randint(0, 2) if not days else 20 * days)]
     faults = FAULTS_A_DAY * days or dice.randint(1, MOST_FAULTS)
     groups += [_fault(dice, connectors, last_ms) for _ in range(faults)]
-    return Plan(seed, connectors, dice.choice((32, 32, 32, 40)), tuple(groups), story_ms)
+    limit_a = dice.choice((32, 32, 32, 40))
+    groups += _blind(dice, groups)
+    return Plan(seed, connectors, limit_a, tuple(groups), story_ms)
 
 
 def _at(ms: int, action: Action) -> Step:
@@ -147,6 +152,15 @@ def _moment(dice: random.Random, visit: Sequence[Step]) -> tuple[Step, ...]:
             return (_at(cards_ms[0] + dice.randint(100, 8_000), cut),)
         case _:  # stopped, and the contactor not yet open or the register not yet read
             return (_at(cards_ms[-1] + dice.randint(500, 7_000), DaemonFault("killed", for_ms=2_000)),)
+
+
+def _blind(dice: random.Random, groups: Sequence[Sequence[Step]]) -> list[tuple[Step, ...]]:
+    """The supply's meter falls silent while cars take what they can get; on most days it does not."""
+    cards_ms = [step.when.ms for group in groups for step in group if isinstance(step.what, Swipe)]
+    if not cards_ms or dice.random() > A_BLIND_DAY:
+        return []
+    at_ms = dice.choice(cards_ms) + dice.choice((15_000, 30_000))
+    return [(_at(at_ms, MeterFault("site", "silent")), _at(at_ms + 45_000, MeterFault("site", "well")))]
 
 
 def _house(dice: random.Random, last_ms: int) -> tuple[Step, ...]:

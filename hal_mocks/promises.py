@@ -101,7 +101,8 @@ class _Outlet:
 class _Seen:
     """What was last found on the disk."""
 
-    changes: int = -1
+    life: int = 0
+    changes: int = 0
     claims: dict[str, str] = field(default_factory=dict)  # state by id
     claimed: frozenset[int] = field(default_factory=frozenset)  # connectors that may have power
 
@@ -310,8 +311,10 @@ class Promises:
 
     def _claimed(self) -> frozenset[int]:
         """Connectors with an open claim on the disk that nobody has stopped; read anew when it may differ."""
-        journal = self._station.journal
-        if journal is not None and self._seen.changes != self._station.journal_changes:
+        journal, life, changes = self._station.journal, self._station.lives, self._station.journal_changes
+        if life != self._seen.life:  # its journal is there when the disk has served something
+            self._seen = _Seen(life, changes, self._seen.claims, self._seen.claimed)
+        if journal is not None and changes != self._seen.changes:
             rows = _query(journal, _CLAIMS)
             claims = {row[0]: row[1] for row in rows}
             for row in rows:
@@ -320,7 +323,7 @@ class Promises:
             if not self.restored:
                 self._judge_disk(claims)
             claimed = frozenset(int(row[2]) for row in rows if row[1] == "open" and row[3] is None)
-            self._seen = _Seen(self._station.journal_changes, claims, claimed)
+            self._seen = _Seen(life, changes, claims, claimed)
         return self._seen.claimed
 
     def _judge_opening(self, claim_id: str, number: int) -> None:
