@@ -62,7 +62,7 @@ _CARD_ID = re.compile(r"(?:ISO[0-9]{1,9}[AB]?|FELICA):[0-9A-F]+", re.IGNORECASE)
 """A canonical card number, wherever it may have got into a sentence."""
 
 _CARDS = frozenset({(Credential, "id"), (Card, "id"), (Session, "card"), (Connector, "last_card")})
-_CONTRACTS = frozenset({(Card, "contract"), (Claim, "contract")})
+_CONTRACTS = frozenset({(Card, "contract"), (Claim, "contract"), (Connector, "last_contract")})
 """Which field of which struct is a card number, or the name of a customer."""
 
 _RING_FILE = re.compile(r"ring-([0-9]{1,15})\.jsonl(\.part)?")
@@ -145,7 +145,7 @@ class Pseudonyms:
 
     def __init__(self) -> None:
         self._cards: dict[str, str] = {"": ""}
-        self._contracts: dict[str, str] = {}
+        self._contracts: dict[str, str] = {"": ""}
 
     def of(self, value: T) -> T:
         """The same without any of them."""
@@ -169,7 +169,7 @@ class Pseudonyms:
         if (kind, name) in _CARDS:
             return self._card(value)
         if (kind, name) in _CONTRACTS:
-            return self._contracts.setdefault(value, f"contract-{len(self._contracts) + 1}")
+            return self._contracts.setdefault(value, f"contract-{len(self._contracts)}")
         return self._of(value)
 
     def _card(self, number: str) -> str:

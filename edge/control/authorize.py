@@ -41,14 +41,10 @@ def decide(station: Station, reader: str, credential: Credential) -> Decision:
     """The rules in their order: stop your own session, be known, find the car that waits."""
     served = _served(station, reader)
     for index in served:
-        session = station.connectors[index].session
-        if session is not None and station.connectors[index].state in OCCUPIED:
-            same_card = session.card == credential.id
-            # After a restart only the mask is on record; the contract behind the card decides then.
-            known = station.site.cards.get(credential.id)
-            adopted = not session.card and known is not None and known.contract == session.claim.contract
-            if same_card or adopted:
-                return _stop(station.connectors[index], index)
+        connector = station.connectors[index]
+        session = connector.session if connector.state in OCCUPIED else None
+        if session and _is_same(station, credential, session.card, session.claim.contract):
+            return _stop(connector, index)
     if credential.random:
         return Refuse(
             "this is a phone or bank card whose number changes each time; use the operator's card or app"
@@ -56,7 +52,7 @@ def decide(station: Station, reader: str, credential: Credential) -> Decision:
     card = station.site.cards.get(credential.id)
     if card is None:
         return Refuse("this card is not known at this station; ask the operator on the sticker")
-    ready = [i for i in served if _is_ready(station.connectors[i], credential)]
+    ready = [i for i in served if _is_ready(station, i, credential)]
     if not ready:
         if all(station.connectors[i].state in OCCUPIED for i in served):
             return Refuse("every connector here is in use with another card")
@@ -90,10 +86,18 @@ def _stop(connector: Connector, index: int) -> Decision:
     return Refuse("this session is ending already")
 
 
-def _is_ready(connector: Connector, credential: Credential) -> bool:
+def _is_ready(station: Station, index: int, credential: Credential) -> bool:
     """A car that waits, or one that has finished with this very card; never somebody else's."""
-    finished = connector.state is State.FINISHED and connector.last_card == credential.id
-    return connector.state is State.PLUGGED or finished
+    connector = station.connectors[index]
+    if connector.state is State.FINISHED:
+        return _is_same(station, credential, connector.last_card, connector.last_contract)
+    return connector.state is State.PLUGGED
+
+
+def _is_same(station: Station, credential: Credential, card: str, contract: str) -> bool:
+    """Whether a card is that of a session; the contract behind it decides where only a mask is on record."""
+    known = station.site.cards.get(credential.id)
+    return card == credential.id or (not card and known is not None and known.contract == contract)
 
 
 def _served(station: Station, reader: str) -> list[int]:
