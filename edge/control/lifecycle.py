@@ -91,8 +91,9 @@ def recorded(turn: Turn, claim_id: str, state: ClaimState) -> None:
         else:
             turn.allocate()
     elif state in (ClaimState.CLOSED, ClaimState.VOIDED) and connector.state is State.CLOSING:
-        last_card = connector.session.card if connector.session else ""
-        turn.put(i, replace(connector, session=None, last_card=last_card))
+        session = connector.session
+        card, contract = (session.card, session.claim.contract) if session else ("", "")
+        turn.put(i, replace(connector, session=None, last_card=card, last_contract=contract))
         turn.trigger(i, Trigger.RECORDED)
         if connector.evse is not None and connector.evse.pilot is Pilot.A:
             turn.trigger(i, Trigger.SEEN_EMPTY)
@@ -175,6 +176,8 @@ def finish(turn: Turn, i: int) -> None:
         return
     if welded:
         claim = claims.flag(claim, "the contactor did not open")
+    elif session.opened_ms is None:
+        claim = claims.flag(claim, "the contactor was not seen open")
     after_open = meter is not None and meter.asked_ms >= (session.opened_ms or session.stopped_ms)
     if not register_trusted(turn, i):
         end_wh = claim.last_wh

@@ -472,6 +472,29 @@ def test_a_contactor_is_not_called_welded_before_its_controller_could_be_told_to
     assert not claim.hold
 
 
+def test_a_claim_whose_contactor_nobody_saw_open_waits_for_the_operator() -> None:
+    story = charging()
+    story.plugs[1].silent = True
+    story.swipe(ALICE)
+    story.pass_time(16 * 60_000, step_ms=1_000)
+    (claim,) = story.claims(ClaimState.CLOSED)
+    assert claim.hold
+    assert claim.anomalies == ("the contactor was not seen open",)
+
+
+def test_after_a_power_cut_a_car_that_stayed_goes_on_with_its_own_card_and_with_no_other() -> None:
+    story = charging()
+    story.boot(absent_ms=None)
+    story.pass_time(20_000)
+    assert story.connector(1).state is State.FINISHED
+    story.swipe(BOB)
+    story.pass_time(2_000)
+    assert story.connector(1).state is State.FINISHED
+    story.swipe(ALICE)
+    story.pass_time(2_000)
+    assert story.connector(1).state is State.CHARGING
+
+
 def test_a_full_disk_refuses_new_sessions_and_bills_the_running_one_when_it_has_room_again() -> None:
     story = charging()
     story.pass_time(60_000)
