@@ -27,6 +27,7 @@ from hal_mocks.keys import KEYS, Act, Choice, Doing, car, press, single_keys, sp
 from hal_mocks.modbus_rtu import Table
 from hal_mocks.rig import DaemonFailed, Rig
 from hal_mocks.rig_custom import RigFailed, parts
+from hal_mocks.screen import COLOURS
 from hal_mocks.vehicle import Vehicle
 from hal_mocks.wires import SerialLine
 from hal_mocks.world import World
@@ -52,17 +53,6 @@ _COLUMNS = {"": 2, "state": 12, "car": 10, "contact": 6, "offer": 5, "measured A
 """Of the table, with the least width: on 80 columns a long car goes onto a second line, nothing is cut."""
 
 _NUMBERS = ("offer", "kWh", "cost")
-
-_COLOURS = {
-    "available": "green",
-    "preparing": "yellow",
-    "charging": "bold green",
-    "suspended_ev": "cyan",
-    "suspended_evse": "magenta",
-    "finishing": "blue",
-    "faulted": "bold red",
-    "unknown": "bold red",
-}
 
 Status = dict[str, Any]
 
@@ -148,7 +138,7 @@ def _row(told: Status | None, car_text: str, evse: SimpleEvse) -> list[Renderabl
     if told["meter_stale"]:
         measured = f"{measured} old"
     return [
-        Text(told["state"], style=_COLOURS.get(told["state"], "")),
+        Text(told["state"], style=COLOURS.get(told["state"], "")),
         car_text,
         contact,
         _amps(told["offered_ma"]),

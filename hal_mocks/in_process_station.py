@@ -42,7 +42,8 @@ from hal_mocks.agenda import Agenda
 from hal_mocks.books import Books
 from hal_mocks.forgetful_disk import Disk
 from hal_mocks.in_process_link import link_maker
-from hal_mocks.memory_broker import MemoryBackend, MemoryBroker
+from hal_mocks.memory_backend import MemoryBackend
+from hal_mocks.memory_broker import MemoryBroker
 from hal_mocks.memory_serial import SCHEME, MemoryLine, close_lines, open_lines
 from hal_mocks.modbus_rtu import Device
 from hal_mocks.pad import Pad

@@ -18,6 +18,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Coroutine
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Any, Self
@@ -30,7 +31,7 @@ from hal_mocks.pcscd import READER_NAME, Pcscd
 from hal_mocks.rig_site import CARDS, STATION, Wiring, config_text, world
 from hal_mocks.wires import run_world, serial_line
 
-__all__ = ["CARDS", "CARDS_COUNT_AFTER_MS", "STATION", "DaemonFailed", "Rig"]
+__all__ = ["CARDS", "CARDS_COUNT_AFTER_MS", "STATION", "DaemonFailed", "Rig", "first_of"]
 
 READY_S = 20.0
 """What a loaded small board may take to start the daemon; a PC takes less than a second."""
@@ -271,3 +272,16 @@ class Rig:
                 reader_name=READER_NAME,
             ),
         )
+
+
+async def first_of(*works: Coroutine[Any, Any, None]) -> None:
+    """Do them until the first has ended or failed."""
+    tasks = {asyncio.create_task(work) for work in works}
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from hal_mocks.meter import Phases
+from hal_mocks.toml_text import FileError
 
 ROTATIONS: Final = {
     "L1L2L3": (0, 1, 2),
@@ -39,12 +40,8 @@ _SHOWN = 40  # so much of a wrong value is repeated
 _PLACEHOLDER = re.compile(r"\{([A-Za-z0-9_][A-Za-z0-9_.-]*)\}")
 
 
-class RigFileError(Exception):
-    """A file cannot be used; `problems` has a line for each reason."""
-
-    def __init__(self, problems: Iterable[str]) -> None:
-        self.problems = tuple(problems)
-        super().__init__("\n".join(self.problems))
+class RigFileError(FileError):
+    """A file describes no rig."""
 
 
 @dataclass(frozen=True)

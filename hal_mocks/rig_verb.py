@@ -6,12 +6,11 @@ import importlib.util
 import os
 import stat
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from hal_mocks import rig_file
-from hal_mocks.rig import DaemonFailed, Rig
+from hal_mocks.rig import DaemonFailed, Rig, first_of
 from hal_mocks.rig_custom import CustomRig, RigFailed, parts
 from hal_mocks.rig_file import RigFileError
 from hal_mocks.vehicle import Vehicle
@@ -87,7 +86,7 @@ async def run(options: argparse.Namespace, folder: Path) -> int:
             return 0
         print(HELP)
         print("runs until Ctrl-C", flush=True)
-        await _first_of(_take_lines(rig), _until_daemon_ends(rig))
+        await first_of(_take_lines(rig), _until_daemon_ends(rig))
     return 0
 
 
@@ -142,19 +141,6 @@ async def _watch(rig: Rig) -> None:
     from hal_mocks.cockpit import Cockpit
 
     await Cockpit(rig, Console(highlight=False)).run()
-
-
-async def _first_of(*works: Coroutine[Any, Any, None]) -> None:
-    """Do them until the first has ended or failed."""
-    tasks = {asyncio.create_task(work) for work in works}
-    try:
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        for task in done:
-            task.result()
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _until_daemon_ends(rig: Rig) -> None:

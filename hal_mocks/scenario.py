@@ -9,7 +9,7 @@ All problems of a file are told at once, one a line: file, line, the word and wh
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from typing import Any
 from hal_mocks import toml_text
 from hal_mocks.grammar import NotUnderstood
 from hal_mocks.steps import Step, names_of, read_step
-from hal_mocks.toml_text import TomlTextError
+from hal_mocks.toml_text import FileError, TomlTextError
 
 TOPICS = ("sharing", "metering", "rfid", "payments", "uplink", "safety", "power_loss")
 
@@ -32,12 +32,8 @@ LARGEST_SEED = 2**63 - 1  # what TOML can hold
 _KEYS = ("title", "topic", "about", "connectors", "limit_a", "seed", "real", "config", "story")
 
 
-class ScenarioError(Exception):
-    """A file is no scenario; `problems` has one sentence each."""
-
-    def __init__(self, problems: Iterable[str]) -> None:
-        self.problems = tuple(problems)
-        super().__init__("\n".join(self.problems))
+class ScenarioError(FileError):
+    """A file is no scenario."""
 
 
 @dataclass(frozen=True)

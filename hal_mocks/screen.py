@@ -15,7 +15,7 @@ _SNAPSHOT_S = 5.0
 _PLAIN_COLUMNS = 140
 """In a file or a CI log nothing needs to be wrapped."""
 
-_COLOURS = {
+COLOURS = {
     "available": "green",
     "preparing": "yellow",
     "charging": "bold green",
@@ -25,6 +25,7 @@ _COLOURS = {
     "faulted": "bold red",
     "unknown": "bold red",
 }
+"""Of the states of a connector."""
 
 
 class Screen:
@@ -78,7 +79,7 @@ def _table(status: dict[str, Any], cars: dict[int, str]) -> Table:
         measured = " ".join(f"{ma / 1000:5.1f}" for ma in c["current_ma"]) if c["current_ma"] else "?"
         table.add_row(
             str(c["number"]),
-            Text(c["state"], style=_COLOURS.get(c["state"], "")),
+            Text(c["state"], style=COLOURS.get(c["state"], "")),
             cars.get(c["number"], "-"),
             f"{c['offered_ma'] / 1000:.1f}",
             measured,

@@ -8,7 +8,7 @@ Tables are merged key by key. Of a list of tables (`[[meters]]`) an entry that h
 
 import json
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from decimal import Decimal
 from typing import Any
 
@@ -18,6 +18,14 @@ _NAMES = ("id", "number", "uid", "name", "source")
 
 class TomlTextError(ValueError):
     """A text is no TOML, or does not fit over another."""
+
+
+class FileError(Exception):
+    """A file cannot be used; `problems` has a sentence for each reason."""
+
+    def __init__(self, problems: Iterable[str]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(self.problems))
 
 
 def loads(text: str) -> dict[str, Any]:

@@ -17,7 +17,8 @@ from edge.uplink.mqtt import MqttUplink, UplinkSettings
 from hal_mocks.agenda import Agenda
 from hal_mocks.books import Ack, Books, Crashed, Json, Manners, claim_hash
 from hal_mocks.in_process_link import link_maker
-from hal_mocks.memory_broker import MemoryBackend, MemoryBroker
+from hal_mocks.memory_backend import MemoryBackend
+from hal_mocks.memory_broker import MemoryBroker
 from hal_mocks.virtual_time import VirtualTimeLoop
 from tests.wire.test_uplink import BIRTH, STATION, MemoryOutbox, outbox_of
 
