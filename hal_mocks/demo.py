@@ -7,18 +7,19 @@ pcscd with the virtual reader, mosquitto, a backend. What is claimed at the end 
 import asyncio
 import re
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from hal_mocks.rig import STATION, DaemonFailed, Rig
+from hal_mocks.rig import STATION, DaemonFailed, Rig, first_of
 from hal_mocks.screen import Screen
 from hal_mocks.vehicle import Vehicle
 
-REACTION_MS = 6_000
-"""What the station states: a meter poll and a tick (0.5 s), a write on the bus, and the 5 s a car may take to
-follow (IEC 61851-1 Annex A). Above its limit for longer, a circuit would have been overloaded by us."""
+REACTION_MS = 7_000
+"""What the station states: a poll of all meters of a line, a tick and a write on a bus of 9600 baud (2 s),
+and the 5 s a car may take to follow (IEC 61851-1 Annex A). Above its limit for longer, a circuit would have
+been overloaded by us."""
 
 STORY_S = 80.0
 """`--once` has to end within 90 s; a step that takes longer than this in all has failed."""
@@ -195,14 +196,14 @@ async def tell(folder: Path, *, once: bool) -> int:
     try:
         async with _stage(folder, screen) as demo:
             async with asyncio.timeout(STORY_S):
-                await _seen(demo, demo.tell_story())
+                await first_of(demo.tell_story(), demo.watch())
             for line in demo.check():
                 screen.tell(line)
             if not once:
                 screen.tell(
                     f"All held. The rig goes on until Ctrl-C; see edge status --config {folder}/edge.toml"
                 )
-                await _seen(demo, demo.go_on())
+                await first_of(demo.go_on(), demo.watch())
     except TimeoutError:
         screen.console.print(f"FAILED: the story took longer than {STORY_S:g} s", style="bold red")
         return 1
@@ -233,19 +234,6 @@ async def _stage(folder: Path, screen: Screen) -> AsyncIterator[Demo]:
             yield Demo(rig, screen)
         code = await rig.stop_daemon()
         _promise(code == 0, f"the daemon ended with exit code {code}")
-
-
-async def _seen(demo: Demo, story: Coroutine[Any, Any, None]) -> None:
-    """Play while the screen is kept up to date; whichever of the two fails ends both."""
-    tasks = {asyncio.create_task(story), asyncio.create_task(demo.watch())}
-    try:
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        for task in done:
-            task.result()
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _promise(held: bool, otherwise: str) -> None:  # noqa: FBT001 - reads as a sentence
