@@ -240,7 +240,7 @@ class Daemon:
             case requests.AskStatus():
                 station, zone = self._station, self._config.station.time_zone
                 times = {"now_ms": station.now_ms, "unix_ms": unix_ms(station), "time_zone": zone}
-                claims = await self._journal.counts()
+                claims = self._journal.counts()
                 return {**msgspec.to_builtins(view(station)), **times, "claims": claims}
             case requests.AskLog():
                 return {"lines": recent()}

@@ -136,6 +136,8 @@ class JournalFile:
     def __init__(self, path: Path, *, station: str, unix_ms: int) -> None:
         self._path = path
         self._reserve = Reserve(beside(path, ".reserve"))
+        self.counts: dict[ClaimState, int] = {}  # how many claims are in each state; never changed, replaced
+        self._counted = True  # whether that is so
         self.quarantined: Path | None = None
         self.damage = ""
         with ExitStack() as opened, _named(f"the journal {path} cannot be opened"):
@@ -155,6 +157,7 @@ class JournalFile:
             opened.callback(self._connection.close)
             self.epoch = self._claim_for(station)
             (self.life,) = self._connection.execute("SELECT lower(hex(randomblob(16)))").fetchone()
+            self._count()
             self._boot_id = BOOT_ID.read_text(encoding="ascii").strip()
             self._reserve.fill()
             self._opened = opened.pop_all()
@@ -214,17 +217,28 @@ class JournalFile:
         with _named("the connection is not counted"):
             return self._retry_while_reserve_lasts(self._count_connection)
 
-    def counts(self) -> dict[ClaimState, int]:
-        """How many claims are in each state."""
-        with _named("the journal cannot be read"):
-            rows = self._connection.execute("SELECT state, count(*) FROM claim GROUP BY state").fetchall()
-            return dict.fromkeys(ClaimState, 0) | {ClaimState(state): count for state, count in rows}
+    def _count(self) -> None:
+        rows = self._connection.execute("SELECT state, count(*) FROM claim GROUP BY state").fetchall()
+        self.counts = dict.fromkeys(ClaimState, 0) | {ClaimState(state): count for state, count in rows}
 
     def _claims(self, query: str, *values: int | str) -> list[Claim]:
         with _named("the journal cannot be read"):
             return [_decoded(seq, body) for seq, body in self._connection.execute(query, values)]
 
     def _write(self, claim: Claim, at: Stamp, *, kind: str, detail: str = "") -> None:
+        was_counted, self._counted = self._counted, False  # a commit that fails may still have been made
+        self._commit(claim, at, kind, detail)
+        if was_counted and kind != "checkpoint":
+            moved = {claim.state: self.counts[claim.state] + 1}
+            if kind != "opened":
+                before = ClaimState.CLOSED if claim.state in _ANSWERED else ClaimState.OPEN
+                moved[before] = self.counts[before] - 1
+            self.counts = {**self.counts, **moved}  # a new one: other threads read it
+        elif not was_counted:
+            self._count()
+        self._counted = True
+
+    def _commit(self, claim: Claim, at: Stamp, kind: str, detail: str) -> None:
         body = msgspec.json.encode(claim).decode()
         with self._transaction() as write:
             if kind == "opened":

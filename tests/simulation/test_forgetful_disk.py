@@ -629,7 +629,7 @@ def test_on_a_full_disk_the_journal_closes_sessions_out_of_its_reserve_and_begin
         assert journal.settle(first.id, SETTLED, "", STAMP)
         disk.full = False
         journal.record(second, STAMP)
-        assert journal.counts()[OPEN] == journal.counts()[SETTLED] == 1
+        assert journal.counts[OPEN] == journal.counts[SETTLED] == 1
 
 
 def test_on_a_failing_disk_the_journal_says_so(parent: Path) -> None:

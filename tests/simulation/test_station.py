@@ -124,3 +124,13 @@ def test_a_session_of_the_copy_that_holds_the_energy_of_others_waits_for_a_perso
         assert claim["hold"]
         assert "others may have charged" in claim["anomalies"][0]
         told.ends_well()
+
+
+def test_status_is_answered_while_the_disk_is_busy() -> None:
+    with story() as told:
+        told.tell("disk slow 5s", "plug 1", "after 4s swipe alice", "after 1s")
+        told.station.ask({"ask": "status"})
+        told.tell("after 50ms")
+        (status,) = told.station.answers
+        assert status["connectors"][0]["session_state"] == "starting"
+        told.ends_well()
