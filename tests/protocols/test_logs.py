@@ -121,11 +121,11 @@ def test_a_library_and_its_traceback_fit_in_one_line(pipe: Pipe) -> None:
         try:
             int("first\nsecond ISO14443A:04A2B3C4D5E680")
         except ValueError:
-            logging.getLogger("pymodbus.logging").exception("bus %s is\nbroken", "a")
-        logging.getLogger("pymodbus.logging").info("chatter")
+            logging.getLogger("somebody.library").exception("bus %s is\nbroken", "a")
+        logging.getLogger("somebody.library").info("chatter")
     [line] = pipe.lines()
     fields = read_back(line)
-    assert fields["topic"] == "pymodbus.logging"
+    assert fields["topic"] == "somebody.library"
     assert fields["text"] == "bus a is\nbroken"
     assert fields["traceback"].endswith("second ISO14443A:…E680'")
 

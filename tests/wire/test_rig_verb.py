@@ -405,7 +405,7 @@ def test_keys_plug_a_car_and_hold_a_card_and_the_daemon_charges_it(tmp_path: Pat
         keys.press("ukm2")
         keys.until(r"▶2 available")
         keys.press("1p")
-        keys.until(r"operator online, payments 0 waiting 1 settled")
+        keys.until(r"operator online,\s+payments 0 waiting 1 settled")
         keys.press("d")
         keys.until("no daemon answers")
         keys.press("?")
