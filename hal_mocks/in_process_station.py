@@ -91,7 +91,7 @@ class SimulatedClock:
 
     def now_ms(self) -> int:
         """Monotonic ms."""
-        return self._agenda.now_ms
+        return self._agenda.now_us // 1000
 
     def wall(self) -> tuple[int, ClockQuality]:
         """Unix ms and what it is worth; a clock that was never set counts from 1970."""

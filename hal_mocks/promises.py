@@ -23,6 +23,7 @@ from typing import Any
 from hal_mocks import steps
 from hal_mocks.evse import SimpleEvse
 from hal_mocks.in_process_station import SimulatedStation
+from hal_mocks.memory_serial import MemoryLine
 from hal_mocks.meter import NJ_PER_WH, Sdm630
 from hal_mocks.modbus_rtu import Faults
 from hal_mocks.rig_site import CARDS
@@ -177,30 +178,32 @@ class Promises:
             self._dead_ms = None
         elif self._dead_ms is None:
             self._dead_ms = now_ms
-        line_ill = not line.plugged or line.noise is not None or line.faults != _WELL
-        if line_ill or any(map(_is_ill, station.world.evses.values())):
-            self._boards_ms = now_ms
+        line_ill = _is_line_ill(line)
         reach = line_ill or not station.alive or self._lives != station.lives
         self._lives = station.lives
         if reach:
             self._reach_ms = now_ms
-        hands = reach
+        hands, boards_ill = reach, line_ill
         for number, outlet in self._outlets.items():
             car = station.world.vehicles.get(number)
-            if _is_ill(station.world.evses[number]) or (car is not None and not car.obeys):
+            board_ill = _is_ill(station.world.evses[number])
+            boards_ill = boards_ill or board_ill
+            if board_ill or (car is not None and not car.obeys):
                 outlet.ill_ms = now_ms
                 hands = True
+        if boards_ill:
+            self._boards_ms = now_ms
         if hands:
             self._obeying_ms = now_ms
         meters = station.lines["meters"]
-        meters_ill = not meters.plugged or meters.noise is not None or meters.faults != _WELL
+        meters_ill = _is_line_ill(meters)
         for name, meter in station.world.meters.items():
             mute = meter.faults.silent or not meter.powered or not meters.plugged
             if not mute:
                 self._silent_ms.pop(name, None)
             else:
                 self._silent_ms.setdefault(name, now_ms)
-            meters_ill = meters_ill or meter.faults != _WELL or not meter.powered
+            meters_ill = meters_ill or not _is_well(meter.faults) or not meter.powered
         world = station.world
         house_ma = _less(world.circuit_current_ma("site"), self._taken_ma())
         if house_ma != self._house_ma:
@@ -449,7 +452,7 @@ class Promises:
         return self._station.world.meters[f"connector-{number}"]
 
 
-_WELL = Faults()
+_WELL = vars(Faults())
 
 _CLAIMS = "SELECT id, state, json_extract(body, '$.connector'), json_extract(body, '$.reason') FROM claim"
 
@@ -460,9 +463,17 @@ _REGISTER_LIES = ("backwards", "jumps", "restarted", "swapped-with", "frozen")
 """A frozen meter answers with an old register, and nothing in its answer shows it."""
 
 
+def _is_well(faults: Faults) -> bool:
+    return vars(faults) == _WELL  # asked at each step: comparing structs takes three times as long
+
+
+def _is_line_ill(line: MemoryLine) -> bool:
+    return not line.plugged or line.noise is not None or not _is_well(line.faults)
+
+
 def _is_ill(board: SimpleEvse) -> bool:
     return (
-        board.faults != _WELL
+        not _is_well(board.faults)
         or board.welded
         or board.pilot_fault
         or board.ignores_writes
