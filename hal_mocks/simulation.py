@@ -26,6 +26,7 @@ from hal_mocks.plans import STORY_MS, Plan
 from hal_mocks.promises import Broken, PromiseBroken, Promises
 from hal_mocks.rig_site import STATION as STATION_NAME
 from hal_mocks.scenario import Scenario
+from hal_mocks.stage import StageError
 from hal_mocks.steps import Action, Step
 
 POLL_MS = 1_000
@@ -121,7 +122,7 @@ def take(station: SimulatedStation, promises: Promises, action: Action) -> None:
     """Do what a plan says, before the eyes of its judge; to be called by the agenda."""
     promises.trace.append(f"{station.agenda.now_ms} do {action}")
     promises.hear_of(action)
-    with suppress(KeyError, ValueError):  # pulled a plug that is not in: the rest of its visit was left out
+    with suppress(StageError):  # pulled a plug that is not in: the rest of its visit was left out
         do(station, action)
     promises.look()
 
