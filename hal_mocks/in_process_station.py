@@ -61,9 +61,6 @@ RESTART_MS = 2_000
 COMMIT_MS = 4
 """One commit on a disk that syncs, measured on a virtual machine; SD cards take 5 to 50 ms."""
 
-START_MS = 300
-"""From the start of the process until the daemon opens its devices."""
-
 _CARD = parse_atr(bytes.fromhex("3B8F8001804F0CA000000306030001000000006A"))
 """What a MIFARE Classic 1K answers to reset (PC/SC part 3, supplement 1)."""
 
@@ -86,7 +83,6 @@ class SimulatedClock:
     def __init__(self, agenda: Agenda) -> None:
         self._agenda = agenda
         self.ahead_ms = 0
-        self.synced = True
         self.set = True
 
     def now_ms(self) -> int:
@@ -100,7 +96,7 @@ class SimulatedClock:
 
     def quality(self) -> ClockQuality:
         """What it is worth."""
-        return ClockQuality.SYNCED if self.synced and self.set else ClockQuality.UNSYNCED
+        return ClockQuality.SYNCED if self.set else ClockQuality.UNSYNCED
 
 
 class DiskWorker:
@@ -265,7 +261,7 @@ class SimulatedStation:
 
     def pass_to(self, at_ms: int) -> None:
         """Let the world go on until then."""
-        self.run(lambda: self.agenda.at_ms(at_ms, _finish))
+        self.run(lambda: self.agenda.at_ms(at_ms, self.finish))
 
     def run(self, arrange: Callable[[], object]) -> None:
         """Arrange something that calls `finish` one day, and let the world go on until then."""
@@ -560,10 +556,6 @@ def _on_virtual_lines(config: Config) -> Config:
             for bus in config.buses
         ),
     )
-
-
-def _finish() -> None:
-    raise _Finished
 
 
 class _Lines(logging.Handler):

@@ -133,7 +133,6 @@ class Promises:
         self._house_ma: tuple[int, ...] = (0, 0, 0)
         self._house_ms = -(10**9)  # when that changed
         self._limits: dict[int | None, _Limit] = {}  # by connector; None: all of them together
-        self._site_silent_ms: int | None = None
         self._silent_ms: dict[str, int] = {}
         self._dead_ms: int | None = None
         self._lives = station.lives

@@ -44,8 +44,6 @@ FAULTS = (
 CIRCUIT_FAULTS = ("circuit_meter_silent",)
 STATION_FAULTS = ("sharing_failed", "reader_lost", "journal_failed")
 
-NO_FAULT = "no fault"
-
 
 class Action(Phrase):
     """Something that is done to the site."""
