@@ -6,10 +6,10 @@ import importlib.util
 import os
 import stat
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 from hal_mocks import rig_file
+from hal_mocks.arguments import between
 from hal_mocks.rig import DaemonFailed, Rig, first_of
 from hal_mocks.rig_custom import CustomRig, RigFailed, parts
 from hal_mocks.rig_file import RigFileError
@@ -39,19 +39,19 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
     )
     verb.add_argument(
         "--connectors",
-        type=_between(1, 40),
+        type=between(1, 40),
         metavar="N",
         help=f"without RIG.toml: how many (default {_CONNECTORS})",
     )
     verb.add_argument(
         "--limit-a",
-        type=_between(6, MOST_AMPS),
+        type=between(6, MOST_AMPS),
         metavar="A",
         help=f"without RIG.toml: supply per phase (default {_LIMIT_A})",
     )
     verb.add_argument(
         "--baud",
-        type=_between(300, 115_200),
+        type=between(300, 115_200),
         metavar="B",
         help="without RIG.toml: pace the serial lines as this rate would",
     )
@@ -205,12 +205,3 @@ async def _connect(rig: Rig, what: str, name: str | None = None) -> None:
         cable.unplug() if what == "cut" else cable.replug()
     else:
         await (cable.unplug() if what == "cut" else cable.replug())
-
-
-def _between(least: int, most: int) -> Callable[[str], int]:
-    def number(text: str) -> int:
-        if not text.isascii() or not text.isdigit() or not least <= int(text) <= most:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {least} to {most}")
-        return int(text)
-
-    return number

@@ -16,22 +16,29 @@ from itertools import islice
 from pathlib import Path
 
 from hal_mocks import scenario
+from hal_mocks.arguments import between
 from hal_mocks.plans import Plan, make_plan
 from hal_mocks.simulation import Outcome, as_plan, as_scenario, shrink, simulate
 
 NIGHT_S = 3_600
 
+SEED = between(0, scenario.LARGEST_SEED)
+
 
 def options(parser: argparse.ArgumentParser) -> None:
     """Add the options of the verb."""
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--seed", type=int, metavar="N", help="play one seed and show what happens")
-    what.add_argument("--seeds", type=int, metavar="N", help="play the seeds from 1 to N")
+    what.add_argument("--seed", type=SEED, metavar="N", help="play one seed and show what happens")
+    what.add_argument("--seeds", type=between(1, 10**9), metavar="N", help="play the seeds from 1 to N")
     what.add_argument("--scenario", type=Path, metavar="FILE", help="play what a failing seed left again")
     what.add_argument("--nightly", action="store_true", help="play new seeds for an hour")
-    parser.add_argument("--first", type=int, default=1, metavar="N", help="begin with that seed (default 1)")
-    parser.add_argument("--days", type=int, default=0, metavar="D", help="ordinary days instead of 5 minutes")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, metavar="N", help="processes")
+    parser.add_argument("--first", type=SEED, default=1, metavar="N", help="begin with that seed (default 1)")
+    parser.add_argument(
+        "--days", type=between(0, 366), default=0, metavar="D", help="ordinary days instead of 5 minutes"
+    )
+    parser.add_argument(
+        "--jobs", type=between(1, 1_000), default=os.cpu_count() or 1, metavar="N", help="processes"
+    )
     parser.add_argument("--quiet", action="store_true", help="no trace, only the verdict")
     parser.add_argument("--no-shrink", action="store_true", help="do not make a failing plan small")
     parser.add_argument(

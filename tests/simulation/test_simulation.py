@@ -49,3 +49,26 @@ def test_a_seed_gives_the_same_day_on_another_python() -> None:
     if python is None:
         pytest.skip("EDGE_OTHER_PYTHON names no other Python with the dependencies")
     assert fingerprints(COMPARED) == fingerprints(COMPARED, python=python)
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ("--seeds 0", "'0' is not a whole number from 1 to"),
+        ("--seed -1", "'-1' is not a whole number from 0 to"),
+        ("--seeds 1 --jobs 0", "'0' is not a whole number from 1 to"),
+        ("--seed 1 --days x", "'x' is not a whole number from 0 to"),
+        ("--scenario nowhere.toml", "nowhere.toml: No such file"),
+    ],
+)
+def test_a_wrong_option_gets_a_sentence(words: str, sentence: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "hal_mocks", "sim", *words.split()],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert sentence in done.stderr
+    assert "Traceback" not in done.stderr
