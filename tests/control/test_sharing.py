@@ -391,8 +391,13 @@ def test_questions_that_do_not_fit_the_tree_are_refused() -> None:
 def test_a_tick_allocates_nothing(family: str) -> None:
     for case, strict in instances(family, 5):
         tree = solved(case, strict=strict)
-        asking = len(case.order)
-        before = sys.getallocatedblocks()
-        for _ in range(500):
-            tree.share(asking, strict)
-        assert sys.getallocatedblocks() - before < 10  # the loop's own
+        # The count is of the whole process, and the thread of a test runner may just hear something.
+        assert min(blocks_kept(tree, len(case.order), strict=strict) for _ in range(3)) < 10  # the loop's own
+
+
+def blocks_kept(tree: Tree, asking: int, *, strict: bool) -> int:
+    """Blocks of memory that are left of 500 ticks."""
+    before = sys.getallocatedblocks()
+    for _ in range(500):
+        tree.share(asking, strict)
+    return sys.getallocatedblocks() - before
